@@ -1,0 +1,44 @@
+PLUGIN  := vault-plugin-secrets-tokens
+MODULES := $(patsubst %/go.mod,%,$(wildcard ./go.mod test/go.mod))
+LINT    := go tool -modfile=$(CURDIR)/tools/lint/go.mod
+
+.PHONY: help
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | while IFS="$$(printf '\t')" read -r target what; do printf '  make %-8s %s\n' "$$target" "$$what"; done
+
+.PHONY: demo
+demo: ## See the engine work in a throw-away Vault, each step checked
+	@scripts/demo.sh
+
+.PHONY: dev
+dev: ## Leave that Vault running, to try things by hand; Ctrl-C ends it
+	@scripts/dev.sh
+
+.PHONY: build
+build: ## Build the plugin into bin/
+	CGO_ENABLED=0 go build -trimpath -buildvcs=false -o bin/$(PLUGIN) ./cmd/$(PLUGIN)
+
+.PHONY: test
+test: ## Run the unit tests, then the suite that drives the plugin in a real Vault
+	go vet ./...
+	go test -race ./...
+	cd test && go vet ./...
+	vault=$$(scripts/vault.sh) && cd test && VAULT_BIN="$$vault" go test -race -count=1 -timeout 45m ./...
+
+.PHONY: bench
+bench: ## Compare the engine's speed with Vault's own tokens
+	vault=$$(scripts/vault.sh) && cd test && VAULT_BIN="$$vault" go run ./bench
+
+.PHONY: lint
+lint: ## Check formatting, go vet, staticcheck, and shellcheck if it is installed
+	@unformatted=$$($(LINT) gofumpt -l .) && test -z "$$unformatted" || { printf 'not formatted, run make fmt:\n%s\n' "$$unformatted"; exit 1; }
+	@set -e; for module in $(MODULES); do echo "vet, staticcheck: $$module"; (cd $$module && go vet ./... && $(LINT) staticcheck ./...); done
+	@if command -v shellcheck >/dev/null; then echo shellcheck; shellcheck -x --severity=warning scripts/*.sh .ci/run; fi
+
+.PHONY: fmt
+fmt: ## Format the Go code
+	$(LINT) gofumpt -w .
+
+.PHONY: clean
+clean: ## Remove what was built here; a Vault that was built stays in the user's cache
+	rm -rf bin

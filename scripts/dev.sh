@@ -1,0 +1,60 @@
+#!/usr/bin/env bash
+# The demo's Vault, set up and left running until Ctrl-C.
+set -euo pipefail
+# shellcheck source=scripts/lib.sh
+source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+# shellcheck source=scripts/setup.sh
+source "$repo/scripts/setup.sh"
+
+finish() {
+  local status=$?
+  remove_vault
+  echo
+  # Ctrl-C is how this is meant to end.
+  if ((status == 130)); then
+    echo "Vault is stopped, its files are removed."
+    exit 0
+  fi
+  exit "$status"
+}
+trap finish EXIT
+
+prepare
+start_vault
+ROOT_TOKEN=$VAULT_TOKEN
+
+heading "Setting up"
+set_up_mount
+set_up_parties
+act_as "the operator" OPERATOR_TOKEN
+set_up_roles
+
+heading "Vault is running, with the engine at tokens/. Paste this into another shell:"
+cat <<TEXT
+
+export VAULT_ADDR=$VAULT_ADDR
+export VAULT_CACERT=$VAULT_CACERT
+export VAULT_TOKEN=$ROOT_TOKEN
+export PATH=$work/bin:\$PATH
+
+Then, for example:
+
+vault read tokens/creds/orders-key
+vault write tokens/introspect token=THE_TOKEN_OF_THE_LAST_ANSWER
+vault list tokens/tokens
+
+That token is Vault's root. With less power:
+  operator     VAULT_TOKEN=$OPERATOR_TOKEN
+  application  VAULT_TOKEN=${APPLICATION_TOKEN:-}
+  API server   VAULT_TOKEN=${API_SERVER_TOKEN:-}
+
+Audit log   $AUDIT_LOG
+Vault's log $vault_log
+
+Everything is in memory. Ctrl-C stops Vault and removes its files.
+TEXT
+
+wait "$vault_pid" || true
+echo "Vault ended by itself. The end of its log:" >&2
+tail -n 20 "$vault_log" >&2
+exit 1
