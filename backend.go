@@ -1,0 +1,130 @@
+// Package tokens is Vault's door to the secrets engine: paths, fields, leases
+// and help. What stands behind the doors is in backend/.
+package tokens
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"runtime/debug"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/vault/sdk/framework"
+	"github.com/hashicorp/vault/sdk/logical"
+
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/badinput"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/keyring"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/token"
+)
+
+// Version is the version that Vault shows for the plugin; semver with a v.
+const Version = "v0.1.0"
+
+// Factory makes the backend of one mount.
+func Factory(ctx context.Context, conf *logical.BackendConfig) (logical.Backend, error) {
+	return newBackend(ctx, conf, time.Now)
+}
+
+// backend is one mount of the engine.
+type backend struct {
+	*framework.Backend
+	tokens *token.Service
+	clock  func() time.Time
+	bodies map[*framework.Path]map[string]bool // the fields that a request may set
+	turn   atomic.Int64                        // of tidying
+}
+
+func newBackend(ctx context.Context, conf *logical.BackendConfig, clock func() time.Time) (*backend, error) {
+	if conf == nil || conf.System == nil {
+		return nil, errors.New("backend configuration is missing")
+	}
+	system := newCachedSystem(conf.System, clock)
+	withSystem := *conf
+	withSystem.System = system
+
+	b := &backend{clock: clock}
+	b.Backend = &framework.Backend{
+		Help:           strings.TrimSpace(backendHelp),
+		BackendType:    logical.TypeLogical,
+		RunningVersion: Version,
+		PathsSpecial: &logical.Paths{
+			Unauthenticated: []string{"jwks"},
+			SealWrapStorage: []string{keyring.StoragePrefix},
+		},
+		Secrets:      b.secrets(),
+		Invalidate:   func(_ context.Context, key string) { b.tokens.Invalidate(key) },
+		PeriodicFunc: b.periodic,
+	}
+	b.tokens = token.NewService(system, clock, b.GetRandomReader())
+	b.Paths = framework.PathAppend(
+		b.pathConfig(),
+		b.pathRoles(),
+		b.pathCreds(),
+		b.pathIntrospect(),
+		b.pathTokens(),
+		b.pathRevoke(),
+		b.pathKeys(),
+		b.pathJWKS(),
+	)
+	b.bodies = bodyFields(b.Paths)
+	return b, b.Setup(ctx, &withSystem)
+}
+
+// HandleRequest refuses what no handler should see, translates the errors of
+// callers into a 4xx, and keeps a panic from ending the process, which serves
+// other mounts as well.
+func (b *backend) HandleRequest(ctx context.Context, req *logical.Request) (resp *logical.Response, err error) {
+	defer func() {
+		if panicked := recover(); panicked != nil {
+			// The value may hold request data; the stack holds none.
+			b.Logger().Error("handler panicked", "operation", req.Operation, "stack", string(debug.Stack()))
+			resp, err = nil, errors.New("internal error; see the server's log")
+		}
+	}()
+	if err := b.checkRequest(req); err != nil {
+		return b.refuse(req, err)
+	}
+	resp, err = b.Backend.HandleRequest(ctx, req)
+	if err != nil {
+		return b.refuse(req, err)
+	}
+	return resp, nil
+}
+
+// refuse turns a caller's mistake into a 4xx; other errors pass.
+func (b *backend) refuse(req *logical.Request, err error) (*logical.Response, error) {
+	var mistake *badinput.Error
+	if !errors.As(err, &mistake) {
+		return nil, err
+	}
+	b.Logger().Info("request refused", "operation", req.Operation, "field", mistake.Field, "reason", mistake.Problem, "status", mistake.Status)
+	if mistake.Status == http.StatusBadRequest {
+		return logical.ErrorResponse(mistake.Error()), nil
+	}
+	// Unwrapped: through a plugin process only then does the code arrive.
+	return nil, logical.CodedError(mistake.Status, mistake.Error())
+}
+
+// periodic removes the records of expired tokens, a shard at a time: Vault
+// calls it every minute, so that each record is seen about once an hour.
+func (b *backend) periodic(ctx context.Context, req *logical.Request) error {
+	if !b.WriteSafeReplicationState() {
+		return nil
+	}
+	removed, err := b.tokens.Tidy(ctx, req.Storage, int(b.turn.Add(1)))
+	if removed > 0 {
+		b.Logger().Info("expired tokens removed", "count", removed)
+	}
+	return err
+}
+
+const backendHelp = `
+The tokens secrets engine issues API keys, bearer tokens and JWTs for your own
+APIs. Each is scoped, has a TTL, stands under a Vault lease, and stops working
+when that lease is revoked or ends.
+
+An operator writes roles (roles/<name>), an application reads tokens
+(creds/<role>), and an API verifies them (introspect, or jwks for JWTs).
+`

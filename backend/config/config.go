@@ -1,0 +1,106 @@
+// Package config holds what is set once for a mount.
+package config
+
+import (
+	"context"
+	"net"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/vault/sdk/logical"
+
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/badinput"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/scope"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/store"
+)
+
+// Config is the mount's configuration. The ceilings bound every role and every
+// token, whatever the role says.
+type Config struct {
+	// Issuer is the public URL of the mount, without a trailing slash, such as
+	// https://vault.example.com/v1/tokens. JWTs cannot be issued without it.
+	Issuer string `json:"issuer"`
+	// AllowedScopes are patterns; a scope that none of them matches is never
+	// issued. Empty allows nothing.
+	AllowedScopes []string `json:"allowed_scopes"`
+	// MaxTTL bounds every token's life; zero leaves that to Vault.
+	MaxTTL time.Duration `json:"max_ttl"`
+}
+
+// Default is the configuration of a mount that nobody has configured.
+func Default() *Config { return &Config{AllowedScopes: []string{"*"}} }
+
+// Validate checks the configuration and brings it into its stored form.
+func (c *Config) Validate() error {
+	issuer, err := cleanIssuer(c.Issuer)
+	if err != nil {
+		return err
+	}
+	c.Issuer = issuer
+	if c.MaxTTL < 0 {
+		return badinput.Field("max_ttl", "must not be negative; 0 sets no ceiling")
+	}
+	return scope.ValidatePatterns("allowed_scopes", c.AllowedScopes)
+}
+
+// cleanIssuer checks an issuer by the rules of RFC 8414 §2: https, no query,
+// no fragment. Plain http is taken for a loopback host, for development.
+func cleanIssuer(issuer string) (string, error) {
+	if issuer == "" {
+		return "", nil
+	}
+	const example = "give the mount's public URL, such as https://vault.example.com/v1/tokens"
+	if len(issuer) > 512 {
+		return "", badinput.Field("issuer", "is longer than 512 bytes; %s", example)
+	}
+	u, err := url.Parse(issuer)
+	switch {
+	case err != nil || u.Host == "" || u.Hostname() == "":
+		return "", badinput.Field("issuer", "is not an absolute URL; %s", example)
+	case u.User != nil:
+		return "", badinput.Field("issuer", "must not hold a user or password; %s", example)
+	case u.RawQuery != "" || u.ForceQuery || u.Fragment != "" || strings.Contains(issuer, "#"):
+		return "", badinput.Field("issuer", "must have neither a query nor a fragment (RFC 8414, section 2); %s", example)
+	case u.Scheme == "https", u.Scheme == "http" && isLoopback(u.Hostname()):
+		return strings.TrimRight(issuer, "/"), nil
+	default:
+		return "", badinput.Field("issuer", "must use https (http is for loopback hosts only); %s", example)
+	}
+}
+
+func isLoopback(host string) bool {
+	ip := net.ParseIP(host)
+	return host == "localhost" || ip != nil && ip.IsLoopback()
+}
+
+const entryName = "config"
+
+// Store keeps the one configuration of a mount.
+type Store struct{ entries *store.Store[Config] }
+
+// NewStore returns an empty store.
+func NewStore() *Store { return &Store{store.New[Config](entryName+"/", 1)} }
+
+// Lock serializes changes of the configuration.
+func (s *Store) Lock() (unlock func()) { return s.entries.Lock(entryName) }
+
+// Get returns the configuration, or the default one if none was written.
+func (s *Store) Get(ctx context.Context, storage logical.Storage) (*Config, error) {
+	c, err := s.entries.Get(ctx, storage, entryName)
+	if err != nil {
+		return nil, err
+	}
+	if c == nil {
+		return Default(), nil
+	}
+	return c, nil
+}
+
+// Put writes the configuration.
+func (s *Store) Put(ctx context.Context, storage logical.Storage, c *Config) error {
+	return s.entries.Put(ctx, storage, entryName, c)
+}
+
+// Invalidate drops what is cached of a storage key that changed elsewhere.
+func (s *Store) Invalidate(key string) bool { return s.entries.Invalidate(key) }

@@ -1,0 +1,74 @@
+package keyring
+
+import (
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/rsa"
+	"io"
+	"slices"
+	"strings"
+
+	"github.com/golang-jwt/jwt/v5"
+
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/badinput"
+)
+
+// DefaultAlgorithm is what a key signs with when nothing else is asked for.
+const DefaultAlgorithm = "ES256"
+
+const rsaBits = 3072 // 128-bit strength, NIST SP 800-57 part 1, table 2
+
+// algorithm is one signature algorithm of RFC 7518 §3.1, RFC 8037 or RFC 9864.
+type algorithm struct {
+	name     string
+	method   jwt.SigningMethod
+	generate func(random io.Reader) (crypto.Signer, error)
+}
+
+// algorithms lists what keys can sign with. HMAC and "none" are not here and
+// never will be: verifiers must not hold what can sign.
+var algorithms = []algorithm{
+	{"ES256", jwt.SigningMethodES256, generateECDSA(elliptic.P256())},
+	{"ES384", jwt.SigningMethodES384, generateECDSA(elliptic.P384())},
+	{"EdDSA", jwt.SigningMethodEdDSA, generateEd25519},
+	{"RS256", jwt.SigningMethodRS256, generateRSA},
+	{"PS256", jwt.SigningMethodPS256, generateRSA},
+}
+
+// AlgorithmNames lists the algorithms that a key can be created with.
+func AlgorithmNames() []string {
+	names := make([]string, len(algorithms))
+	for i, a := range algorithms {
+		names[i] = a.name
+	}
+	return names
+}
+
+func algorithmByName(name string) (algorithm, bool) {
+	i := slices.IndexFunc(algorithms, func(a algorithm) bool { return a.name == name })
+	if i < 0 {
+		return algorithm{}, false
+	}
+	return algorithms[i], true
+}
+
+func parseAlgorithm(name string) (algorithm, error) {
+	a, ok := algorithmByName(name)
+	if !ok {
+		return algorithm{}, badinput.Field("algorithm", "must be one of %s", strings.Join(AlgorithmNames(), ", "))
+	}
+	return a, nil
+}
+
+func generateECDSA(curve elliptic.Curve) func(io.Reader) (crypto.Signer, error) {
+	return func(random io.Reader) (crypto.Signer, error) { return ecdsa.GenerateKey(curve, random) }
+}
+
+func generateEd25519(random io.Reader) (crypto.Signer, error) {
+	_, private, err := ed25519.GenerateKey(random)
+	return private, err
+}
+
+func generateRSA(random io.Reader) (crypto.Signer, error) { return rsa.GenerateKey(random, rsaBits) }

@@ -1,0 +1,359 @@
+// Package role holds what operators decide about tokens: of which kind, with
+// which scopes, for how long.
+package role
+
+import (
+	"bytes"
+	"encoding/json"
+	"maps"
+	"net/netip"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/badinput"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/config"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/scope"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/template"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/wire"
+)
+
+// Kind is what a role issues.
+type Kind string
+
+// The kinds of token.
+const (
+	APIKey Kind = "api_key" // opaque, identifies an application
+	Bearer Kind = "bearer"  // opaque, OAuth 2.0 style
+	JWT    Kind = "jwt"     // signed, RFC 9068
+)
+
+// Kinds lists every kind of token.
+func Kinds() []Kind { return []Kind{APIKey, Bearer, JWT} }
+
+// Opaque reports whether tokens of this kind have a record in the storage.
+func (k Kind) Opaque() bool { return k == APIKey || k == Bearer }
+
+// Bounds on a role's lists, so that tokens, records and audit lines stay small.
+const (
+	MaxNameLength    = 128
+	maxAudiences     = 20
+	maxAudienceBytes = 512
+	maxCIDRs         = 100
+	maxMetadata      = 64
+	maxMetadataKey   = 128
+	maxMetadataValue = 512
+	maxClaimsBytes   = 8 * 1024
+	maxLeeway        = 5 * time.Minute
+)
+
+// DefaultKey is the signing key of roles that name none.
+const DefaultKey = "default"
+
+// Role is a role as stored.
+type Role struct {
+	Name            string            `json:"name"`
+	Kind            Kind              `json:"token_type"`
+	AllowedScopes   []string          `json:"allowed_scopes,omitempty"` // patterns; empty allows nothing
+	DefaultScopes   []string          `json:"default_scopes,omitempty"`
+	TTL             time.Duration     `json:"ttl,omitempty"`     // zero: the mount's default
+	MaxTTL          time.Duration     `json:"max_ttl,omitempty"` // zero: the mount's maximum
+	Audiences       []string          `json:"audiences,omitempty"`
+	Subject         string            `json:"subject,omitempty"`         // template
+	Claims          json.RawMessage   `json:"claims,omitempty"`          // a JSON object; JWT
+	ClaimsTemplate  string            `json:"claims_template,omitempty"` // JWT
+	Key             string            `json:"key,omitempty"`             // JWT
+	NotBeforeLeeway time.Duration     `json:"not_before_leeway,omitempty"`
+	Prefix          string            `json:"prefix,omitempty"`     // opaque
+	MaxTokens       int               `json:"max_tokens,omitempty"` // opaque; zero: no cap
+	BoundCIDRs      []netip.Prefix    `json:"bound_cidrs,omitempty"`
+	Metadata        map[string]string `json:"metadata,omitempty"`
+	GenerateLease   bool              `json:"generate_lease"`
+}
+
+// New returns a role of a kind with the defaults of that kind.
+func New(name string, kind Kind) *Role {
+	r := &Role{Name: name, Kind: kind, GenerateLease: true}
+	switch kind {
+	case APIKey:
+		r.Prefix = "vtk"
+	case Bearer:
+		r.Prefix = "vtb"
+		r.TTL = time.Hour
+	case JWT:
+		r.TTL = 15 * time.Minute
+		r.Key = DefaultKey
+		r.NotBeforeLeeway = 30 * time.Second
+	}
+	return r
+}
+
+// Clone returns a copy whose fields can be set without changing the original.
+func (r *Role) Clone() *Role {
+	c := *r
+	return &c
+}
+
+var namePattern = regexp.MustCompile(`^[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?$`)
+
+// ValidateName checks the name of a role or a key, given in field. Case is kept.
+func ValidateName(field, name string) error {
+	if len(name) > MaxNameLength {
+		return badinput.Field(field, "is %d bytes long; at most %d are allowed", len(name), MaxNameLength)
+	}
+	if !namePattern.MatchString(name) {
+		return badinput.Field(field, "must be made of ASCII letters, digits, _, . and -, and start and end with a letter, digit or _")
+	}
+	return nil
+}
+
+// ParseKind checks a token_type.
+func ParseKind(s string) (Kind, error) {
+	kind := Kind(s)
+	switch {
+	case s == "":
+		return "", badinput.Field("token_type", "is needed to create a role: api_key, bearer or jwt")
+	case !slices.Contains(Kinds(), kind):
+		return "", badinput.Field("token_type", "must be api_key, bearer or jwt")
+	}
+	return kind, nil
+}
+
+// Validate checks a role by itself and against the mount's ceilings.
+func (r *Role) Validate(ceilings *config.Config) error {
+	checks := []func() error{
+		func() error { return ValidateName("name", r.Name) },
+		func() error { return r.validateScopes(ceilings) },
+		r.validateTTLs,
+		r.validateAudiences,
+		func() error { return template.CheckString("subject", r.Subject) },
+		r.validateCIDRs,
+		func() error { return ValidateMetadata("metadata", r.Metadata) },
+		r.validateKindFields,
+	}
+	for _, check := range checks {
+		if err := check(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (r *Role) validateScopes(ceilings *config.Config) error {
+	if err := scope.ValidatePatterns("allowed_scopes", r.AllowedScopes); err != nil {
+		return err
+	}
+	if err := scope.Validate("default_scopes", r.DefaultScopes); err != nil {
+		return err
+	}
+	if s, outside := scope.Outside(ceilings.AllowedScopes, r.AllowedScopes); outside {
+		return badinput.Field("allowed_scopes", "%q is above the mount's ceiling; see allowed_scopes in config", s)
+	}
+	if s, outside := scope.Outside(r.AllowedScopes, r.DefaultScopes); outside {
+		return badinput.Field("default_scopes", "%q is not in the role's allowed_scopes (an empty list allows nothing)", s)
+	}
+	return nil
+}
+
+func (r *Role) validateTTLs() error {
+	switch {
+	case r.TTL < 0:
+		return badinput.Field("ttl", "must not be negative")
+	case r.MaxTTL < 0:
+		return badinput.Field("max_ttl", "must not be negative")
+	case r.MaxTTL > 0 && r.TTL > r.MaxTTL:
+		return badinput.Field("ttl", "is %s, longer than max_ttl (%s)", r.TTL, r.MaxTTL)
+	case r.NotBeforeLeeway < 0 || r.NotBeforeLeeway > maxLeeway:
+		return badinput.Field("not_before_leeway", "must be between 0 and %s", maxLeeway)
+	}
+	return nil
+}
+
+func (r *Role) validateAudiences() error {
+	if err := ValidateAudiences("audiences", r.Audiences); err != nil {
+		return err
+	}
+	if r.Kind == JWT && len(r.Audiences) == 0 {
+		return badinput.Field("audiences", "a jwt role needs at least one: the API that the token is for (RFC 9068, section 2.2)")
+	}
+	return nil
+}
+
+// ValidateAudiences checks a list of audiences: StringOrURI of RFC 7519 §2.
+func ValidateAudiences(field string, audiences []string) error {
+	if len(audiences) > maxAudiences {
+		return badinput.Field(field, "has %d entries; at most %d are allowed", len(audiences), maxAudiences)
+	}
+	for i, a := range audiences {
+		switch {
+		case a == "" || len(a) > maxAudienceBytes:
+			return badinput.Field(field, "entry %d must be between 1 and %d bytes long", i+1, maxAudienceBytes)
+		case !printable(a):
+			return badinput.Field(field, "entry %d has control characters", i+1)
+		case slices.Contains(audiences[:i], a):
+			return badinput.Field(field, "%q is listed twice", a)
+		}
+	}
+	return nil
+}
+
+func (r *Role) validateCIDRs() error {
+	if len(r.BoundCIDRs) > maxCIDRs {
+		return badinput.Field("bound_cidrs", "has %d entries; at most %d are allowed", len(r.BoundCIDRs), maxCIDRs)
+	}
+	return nil
+}
+
+// ParseCIDRs reads networks in CIDR notation, or single addresses.
+func ParseCIDRs(field string, list []string) ([]netip.Prefix, error) {
+	var prefixes []netip.Prefix
+	for _, s := range list {
+		prefix, err := netip.ParsePrefix(s)
+		if err != nil {
+			var addr netip.Addr
+			if addr, err = netip.ParseAddr(s); err == nil && addr.Zone() == "" {
+				prefix = netip.PrefixFrom(addr, addr.BitLen())
+			}
+		}
+		if err != nil || !prefix.IsValid() {
+			return nil, badinput.Field(field, "%q is neither an IP address nor a network in CIDR notation, such as 10.0.0.0/8", clip(s))
+		}
+		if addr := prefix.Addr(); addr.Is4In6() {
+			return nil, badinput.Field(field, "%q is an IPv4 address mapped into IPv6; write it as IPv4", s)
+		}
+		prefixes = append(prefixes, prefix.Masked())
+	}
+	return prefixes, nil
+}
+
+// ValidateMetadata checks the metadata of a role or a token.
+func ValidateMetadata(field string, metadata map[string]string) error {
+	if len(metadata) > maxMetadata {
+		return badinput.Field(field, "has %d entries; at most %d are allowed", len(metadata), maxMetadata)
+	}
+	for _, key := range slices.Sorted(maps.Keys(metadata)) {
+		switch {
+		case key == "" || len(key) > maxMetadataKey || !printable(key):
+			return badinput.Field(field, "the key %q must be between 1 and %d bytes of text", clip(key), maxMetadataKey)
+		case len(metadata[key]) > maxMetadataValue || !printable(metadata[key]):
+			return badinput.Field(field, "the value of %q must be text of at most %d bytes", key, maxMetadataValue)
+		}
+	}
+	return nil
+}
+
+// validateKindFields checks the fields that only some kinds have.
+func (r *Role) validateKindFields() error {
+	if r.Kind.Opaque() {
+		return r.validateOpaque()
+	}
+	return r.validateJWT()
+}
+
+func (r *Role) validateOpaque() error {
+	const only = "is for token_type jwt only"
+	switch {
+	case r.Claims != nil:
+		return badinput.Field("claims", only)
+	case r.ClaimsTemplate != "":
+		return badinput.Field("claims_template", only)
+	case r.Key != "":
+		return badinput.Field("key", only)
+	case r.NotBeforeLeeway != 0:
+		return badinput.Field("not_before_leeway", only)
+	case !wire.ValidPrefix(r.Prefix):
+		return badinput.Field("prefix", "must be groups of a-z and 0-9 joined by single underscores, at most %d characters", wire.MaxPrefixLength)
+	case r.MaxTokens < 0:
+		return badinput.Field("max_tokens", "must not be negative; 0 sets no cap")
+	}
+	return nil
+}
+
+func (r *Role) validateJWT() error {
+	const only = "is for token_type api_key and bearer only"
+	switch {
+	case r.Prefix != "":
+		return badinput.Field("prefix", only)
+	case r.MaxTokens != 0:
+		return badinput.Field("max_tokens", only+": the engine keeps no record of live JWTs that it could count")
+	}
+	if err := ValidateName("key", r.Key); err != nil {
+		return err
+	}
+	return r.validateClaims()
+}
+
+// reservedClaims are set by the engine; a role cannot override them.
+var reservedClaims = []string{
+	"iss", "sub", "aud", "exp", "nbf", "iat", "jti", // RFC 7519 §4.1
+	"client_id", "scope", // RFC 9068 §2.2
+	"status", // draft-ietf-oauth-status-list
+	"cnf",    // RFC 7800
+}
+
+func (r *Role) validateClaims() error {
+	if len(r.Claims) > maxClaimsBytes {
+		return badinput.Field("claims", "is %d bytes long; at most %d are allowed", len(r.Claims), maxClaimsBytes)
+	}
+	claims, err := r.StaticClaims()
+	if err != nil {
+		return err
+	}
+	if err := CheckClaimNames("claims", slices.Sorted(maps.Keys(claims))); err != nil {
+		return err
+	}
+	if r.ClaimsTemplate == "" {
+		return nil
+	}
+	names, err := template.CheckObject("claims_template", r.ClaimsTemplate)
+	if err != nil {
+		return err
+	}
+	slices.Sort(names)
+	for _, name := range names {
+		if _, twice := claims[name]; twice {
+			return badinput.Field("claims_template", "%q is in claims as well", name)
+		}
+	}
+	return CheckClaimNames("claims_template", names)
+}
+
+// StaticClaims returns the role's claims by name.
+func (r *Role) StaticClaims() (map[string]json.RawMessage, error) {
+	if r.Claims == nil {
+		return nil, nil
+	}
+	var claims map[string]json.RawMessage
+	if err := json.NewDecoder(bytes.NewReader(r.Claims)).Decode(&claims); err != nil || claims == nil {
+		return nil, badinput.Field("claims", "must be a JSON object")
+	}
+	return claims, nil
+}
+
+// CheckClaimNames refuses claims that the engine itself sets.
+func CheckClaimNames(field string, names []string) error {
+	for _, name := range names {
+		switch {
+		case name == "" || !printable(name):
+			return badinput.Field(field, "a claim's name must be text")
+		case slices.Contains(reservedClaims, name):
+			return badinput.Field(field, "%q is reserved: the engine sets it (reserved are %s)", name, strings.Join(reservedClaims, ", "))
+		}
+	}
+	return nil
+}
+
+// printable reports whether s holds no control characters, which could garble
+// a log line or a terminal.
+func printable(s string) bool {
+	return !strings.ContainsFunc(s, func(c rune) bool { return c < 0x20 || c == 0x7F || c == '\uFFFD' })
+}
+
+// clip shortens what is repeated to the caller.
+func clip(s string) string {
+	if len(s) > 64 {
+		return s[:64] + "…"
+	}
+	return s
+}

@@ -1,0 +1,74 @@
+// Package scope checks OAuth 2.0 scopes and the allow-lists they are held
+// against.
+package scope
+
+import (
+	"slices"
+	"strings"
+
+	"github.com/ryanuber/go-glob"
+
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/badinput"
+)
+
+// Bounds on what one list may hold, so that tokens and audit lines stay small.
+const (
+	MaxCount  = 100
+	MaxLength = 256
+)
+
+// Validate checks a list of concrete scopes: scope-tokens of RFC 6749 §3.3,
+// without "*", which only an allow-list may hold. Field is named in the error.
+func Validate(field string, scopes []string) error {
+	return validate(field, scopes, false)
+}
+
+// ValidatePatterns checks an allow-list: scope-tokens in which "*" stands for
+// any run of characters.
+func ValidatePatterns(field string, patterns []string) error {
+	return validate(field, patterns, true)
+}
+
+func validate(field string, scopes []string, patterns bool) error {
+	if len(scopes) > MaxCount {
+		return badinput.Field(field, "has %d entries; at most %d are allowed", len(scopes), MaxCount)
+	}
+	for i, s := range scopes {
+		switch {
+		case s == "":
+			return badinput.Field(field, "entry %d is empty", i+1)
+		case len(s) > MaxLength:
+			return badinput.Field(field, "entry %d is %d bytes long; at most %d are allowed", i+1, len(s), MaxLength)
+		case !isToken(s):
+			return badinput.Field(field, "%q is not a scope: use printable ASCII without spaces, quotes or backslashes (RFC 6749, section 3.3)", s)
+		case !patterns && strings.Contains(s, "*"):
+			return badinput.Field(field, "%q has a wildcard; name each scope (wildcards belong in allowed_scopes)", s)
+		case slices.Contains(scopes[:i], s):
+			return badinput.Field(field, "%q is listed twice", s)
+		}
+	}
+	return nil
+}
+
+// Outside returns the first of scopes that no pattern allows, and whether
+// there is one. An empty allow-list allows nothing. A scope may itself be a
+// pattern: it is inside if all that it allows is.
+func Outside(patterns, scopes []string) (string, bool) {
+	for _, s := range scopes {
+		if !slices.ContainsFunc(patterns, func(p string) bool { return glob.Glob(p, s) }) {
+			return s, true
+		}
+	}
+	return "", false
+}
+
+// isToken reports whether s is a scope-token: 1*( %x21 / %x23-5B / %x5D-7E ).
+func isToken(s string) bool {
+	for i := range len(s) {
+		c := s[i]
+		if c < 0x21 || c > 0x7E || c == '"' || c == '\\' {
+			return false
+		}
+	}
+	return s != ""
+}

@@ -1,0 +1,123 @@
+package token
+
+import (
+	"context"
+	"errors"
+	"strings"
+
+	"github.com/golang-jwt/jwt/v5"
+	"github.com/hashicorp/vault/sdk/logical"
+
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/statuslist"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/wire"
+)
+
+// maxTokenLength bounds what is hashed or parsed of a presented token, in
+// bytes. It has room for a JWT with the largest claims that a role can have.
+const maxTokenLength = 64 * 1024
+
+// Inactive is why a token is not active, for the log: callers are told no more
+// than that it is not.
+type Inactive string
+
+// Why a token is not active.
+const (
+	Malformed Inactive = "malformed"
+	Unknown   Inactive = "unknown or revoked"
+	Expired   Inactive = "expired"
+	IsRevoked Inactive = "revoked"
+	NotYet    Inactive = "not valid yet"
+	CheckFail Inactive = "check failed"
+)
+
+// found is a presented token after authentication. Either inactive is set, or
+// the token is live and one of record and claims is.
+type found struct {
+	inactive Inactive
+	record   *Record
+
+	claims *Claims
+	place  statuslist.Place
+	role   string
+}
+
+// find authenticates a presented token of any kind.
+func (s *Service) find(ctx context.Context, storage logical.Storage, token wire.Secret) (found, error) {
+	text := token.Reveal()
+	if len(text) > maxTokenLength {
+		return found{inactive: Malformed}, nil
+	}
+	if strings.Count(text, ".") == 2 {
+		return s.findJWT(ctx, storage, text)
+	}
+	return s.findOpaque(ctx, storage, text)
+}
+
+func (s *Service) findOpaque(ctx context.Context, storage logical.Storage, text string) (found, error) {
+	opaque, err := wire.ParseOpaque(text)
+	if err != nil {
+		return found{inactive: Malformed}, nil
+	}
+	record, err := s.records.Get(ctx, storage, opaque.ID)
+	switch {
+	case err != nil:
+		return found{}, err
+	case !record.matches(opaque):
+		return found{inactive: Unknown}, nil
+	case !record.Live(s.clock()):
+		return found{inactive: Expired}, nil
+	}
+	return found{record: record}, nil
+}
+
+// errUnknownKey says that a JWT was not signed with a published key.
+var errUnknownKey = errors.New("unknown key")
+
+func (s *Service) findJWT(ctx context.Context, storage logical.Storage, text string) (found, error) {
+	var storageErr error
+	claims := &Claims{}
+	// The algorithm is the key's, never the token's choice. Claims are checked
+	// below, against the injected clock.
+	parser := jwt.NewParser(jwt.WithoutClaimsValidation(), jwt.WithStrictDecoding())
+	_, err := parser.ParseWithClaims(text, claims, func(token *jwt.Token) (any, error) {
+		id, _ := token.Header["kid"].(string)
+		_, critical := token.Header["crit"]
+		if token.Header["typ"] != JWTType || critical {
+			return nil, errUnknownKey
+		}
+		version, err := s.Keys.Published(ctx, storage, id)
+		if err != nil {
+			storageErr = err
+			return nil, err
+		}
+		if version == nil || version.Method().Alg() != token.Method.Alg() {
+			return nil, errUnknownKey
+		}
+		return version.Public(), nil
+	})
+	switch {
+	case storageErr != nil:
+		return found{}, storageErr
+	case errors.Is(err, jwt.ErrTokenMalformed):
+		return found{inactive: Malformed}, nil
+	case err != nil:
+		return found{inactive: Unknown}, nil
+	}
+	now := s.clock().Unix()
+	switch {
+	case now >= claims.ExpiresAt:
+		return found{inactive: Expired}, nil
+	case now < claims.NotBefore:
+		return found{inactive: NotYet}, nil
+	}
+	reference := claims.Status.StatusList
+	place := statuslist.Place{List: reference.URI[strings.LastIndexByte(reference.URI, '/')+1:], Index: reference.Index}
+	role, revoked, err := s.Lists.Look(ctx, storage, place)
+	if err != nil {
+		return found{}, err
+	}
+	if revoked {
+		return found{inactive: IsRevoked}, nil
+	}
+	return found{claims: claims, place: place, role: role}, nil
+}

@@ -1,0 +1,150 @@
+package token
+
+import (
+	"context"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/vault/sdk/logical"
+
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/badinput"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/role"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/scope"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/wire"
+)
+
+// Introspection asks whether a token is active and fit for a use. Checks that
+// are not asked for are not made, but one: a token that is bound to networks
+// is never active without the client's address.
+type Introspection struct {
+	Token          wire.Secret
+	ClientIP       string
+	RequiredScopes []string
+	Audience       string // the API that asks
+}
+
+// Answer is what introspection says of a token (RFC 7662 §2.2). Of a token
+// that is not live it holds nothing but Why, which is for the log.
+type Answer struct {
+	Active bool
+	Why    Inactive
+
+	// Of a live token, which checks it failed; any makes it inactive.
+	ScopeFailed, AudienceFailed, ClientIPFailed bool
+
+	ID        string
+	Kind      role.Kind
+	Role      string
+	Scopes    []string
+	Subject   string
+	ClientID  string
+	Audience  []string
+	Issuer    string
+	Metadata  map[string]string
+	IssuedAt  time.Time
+	ExpiresAt time.Time
+	NotBefore time.Time // of a JWT
+
+	boundCIDRs []netip.Prefix
+}
+
+// Introspect answers whether a token is active.
+func (s *Service) Introspect(ctx context.Context, storage logical.Storage, question Introspection) (*Answer, error) {
+	client, err := question.validate()
+	if err != nil {
+		return nil, err
+	}
+	found, err := s.find(ctx, storage, question.Token)
+	if err != nil {
+		return nil, err
+	}
+	if found.inactive != "" {
+		return &Answer{Why: found.inactive}, nil
+	}
+	answer, err := found.describe()
+	if err != nil {
+		return nil, err
+	}
+	if answer.Issuer == "" {
+		config, err := s.Config.Get(ctx, storage)
+		if err != nil {
+			return nil, err
+		}
+		answer.Issuer = config.Issuer
+	}
+	_, lacking := scope.Outside(answer.Scopes, question.RequiredScopes)
+	answer.ScopeFailed = lacking
+	answer.AudienceFailed = question.Audience != "" && !slices.Contains(answer.Audience, question.Audience)
+	answer.ClientIPFailed = !within(answer.boundCIDRs, client)
+	answer.Active = !answer.ScopeFailed && !answer.AudienceFailed && !answer.ClientIPFailed
+	if !answer.Active {
+		answer.Why = CheckFail
+	}
+	return answer, nil
+}
+
+// validate checks the question and reads the client's address, which is the
+// zero Addr if none was given.
+func (q *Introspection) validate() (netip.Addr, error) {
+	if q.Token == "" {
+		return netip.Addr{}, badinput.Field("token", "is needed: the token to introspect")
+	}
+	if err := scope.Validate("required_scopes", q.RequiredScopes); err != nil {
+		return netip.Addr{}, err
+	}
+	if q.ClientIP == "" {
+		return netip.Addr{}, nil
+	}
+	client, err := netip.ParseAddr(q.ClientIP)
+	if err != nil {
+		return netip.Addr{}, badinput.Field("client_ip", "must be an IP address without port, such as 192.0.2.7")
+	}
+	return client.Unmap().WithZone(""), nil
+}
+
+// within reports whether a token bound to these networks may be used by the
+// client. No networks bind to nothing; an unknown client is in none.
+func within(networks []netip.Prefix, client netip.Addr) bool {
+	return len(networks) == 0 || slices.ContainsFunc(networks, func(p netip.Prefix) bool { return p.Contains(client) })
+}
+
+// describe shapes a live token of any kind into an answer.
+func (f *found) describe() (*Answer, error) {
+	if r := f.record; r != nil {
+		return &Answer{
+			ID:         r.ID,
+			Kind:       r.Kind,
+			Role:       r.Role,
+			Scopes:     r.Scopes,
+			Subject:    r.Subject,
+			ClientID:   r.ClientID,
+			Audience:   r.Audience,
+			Metadata:   r.Metadata,
+			IssuedAt:   r.IssuedAt,
+			ExpiresAt:  r.ExpiresAt,
+			boundCIDRs: r.BoundCIDRs,
+		}, nil
+	}
+	c := f.claims
+	networks, err := role.ParseCIDRs("bound_cidrs", c.BoundCIDRs)
+	if err != nil {
+		return nil, err
+	}
+	return &Answer{
+		ID:         c.ID,
+		Kind:       role.JWT,
+		Role:       f.role,
+		Scopes:     strings.Fields(c.Scope),
+		Subject:    c.Subject,
+		ClientID:   c.ClientID,
+		Audience:   c.Audience,
+		Issuer:     c.Issuer,
+		Metadata:   c.Metadata,
+		IssuedAt:   time.Unix(c.IssuedAt, 0).UTC(),
+		ExpiresAt:  time.Unix(c.ExpiresAt, 0).UTC(),
+		NotBefore:  time.Unix(c.NotBefore, 0).UTC(),
+		boundCIDRs: networks,
+	}, nil
+}

@@ -1,0 +1,279 @@
+package token
+
+import (
+	"context"
+	"encoding/json"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/vault/sdk/framework"
+	"github.com/hashicorp/vault/sdk/logical"
+
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/badinput"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/config"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/role"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/scope"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/statuslist"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/template"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/wire"
+)
+
+// Request asks for a token. A nil field asks for the role's default; others
+// can only narrow what the role gives.
+type Request struct {
+	Role     string
+	Scopes   *[]string
+	TTL      *time.Duration
+	Audience *[]string
+	Metadata map[string]string
+	Caller   template.Caller
+}
+
+// Issued is a token that was issued.
+type Issued struct {
+	Token     wire.Secret
+	ID        string
+	Kind      role.Kind
+	Role      string
+	Scopes    []string
+	Audience  []string
+	Metadata  map[string]string
+	IssuedAt  time.Time
+	ExpiresAt time.Time
+
+	TTL      time.Duration    // of the lease, the same as the token's
+	MaxTTL   time.Duration    // of the lease over all renewals; zero: the mount's
+	Leased   bool             // the role wants a lease
+	Place    statuslist.Place // of a JWT
+	Warnings []string
+}
+
+// Issue makes a token.
+func (s *Service) Issue(ctx context.Context, storage logical.Storage, request Request) (*Issued, error) {
+	r, err := s.Roles.Get(ctx, storage, request.Role)
+	if err != nil {
+		return nil, err
+	}
+	if r == nil {
+		return nil, badinput.NotFound("role", "%q does not exist", request.Role)
+	}
+	ceilings, err := s.Config.Get(ctx, storage)
+	if err != nil {
+		return nil, err
+	}
+	issued := &Issued{Kind: r.Kind, Role: r.Name, Leased: r.GenerateLease}
+	if issued.Scopes, err = grantScopes(r, ceilings, request.Scopes); err != nil {
+		return nil, err
+	}
+	if issued.Audience, err = grantAudience(r, request.Audience); err != nil {
+		return nil, err
+	}
+	if issued.Metadata, err = grantMetadata(r, request.Metadata); err != nil {
+		return nil, err
+	}
+	if err := s.grantTTL(issued, r, ceilings, request.TTL); err != nil {
+		return nil, err
+	}
+	renderer := template.NewRenderer(request.Caller, issued.IssuedAt)
+	subject, err := subject(r, request.Caller, renderer)
+	if err != nil {
+		return nil, err
+	}
+	if r.Kind.Opaque() {
+		err = s.issueOpaque(ctx, storage, issued, r, subject, request.Caller)
+	} else {
+		err = s.issueJWT(ctx, storage, issued, r, ceilings, subject, request.Caller, renderer)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return issued, nil
+}
+
+func (s *Service) issueOpaque(ctx context.Context, storage logical.Storage, issued *Issued, r *role.Role, subject string, caller template.Caller) error {
+	opaque, err := wire.NewOpaque(s.random, r.Prefix)
+	if err != nil {
+		return err
+	}
+	hash := opaque.SecretHash()
+	issued.ID, issued.Token = opaque.ID, opaque.Encode()
+	return s.records.add(ctx, storage, &Record{
+		ID:          opaque.ID,
+		Prefix:      opaque.Prefix,
+		SecretHash:  hash[:],
+		Kind:        r.Kind,
+		Role:        r.Name,
+		Scopes:      issued.Scopes,
+		Audience:    issued.Audience,
+		Subject:     subject,
+		ClientID:    clientID(caller),
+		EntityID:    caller.EntityID,
+		DisplayName: caller.DisplayName,
+		Metadata:    issued.Metadata,
+		BoundCIDRs:  r.BoundCIDRs,
+		IssuedAt:    issued.IssuedAt,
+		ExpiresAt:   issued.ExpiresAt,
+	}, r.MaxTokens)
+}
+
+func (s *Service) issueJWT(ctx context.Context, storage logical.Storage, issued *Issued, r *role.Role, c *config.Config, subject string, caller template.Caller, renderer *template.Renderer) error {
+	if c.Issuer == "" {
+		return badinput.Field("issuer", "is not configured, and a JWT needs it: write the mount's public URL to config, such as issuer=https://vault.example.com/v1/tokens")
+	}
+	extra, err := renderClaims(r, renderer)
+	if err != nil {
+		return err
+	}
+	version, err := s.Keys.ForSigning(ctx, storage, r.Key, issued.ExpiresAt)
+	if err != nil {
+		return err
+	}
+	if issued.ID, err = wire.NewID(s.random); err != nil {
+		return err
+	}
+	if issued.Place, err = s.Lists.Reserve(ctx, storage, r.Name, issued.ExpiresAt); err != nil {
+		return err
+	}
+	claims := &Claims{
+		Issuer:    c.Issuer,
+		Subject:   subject,
+		Audience:  issued.Audience,
+		ExpiresAt: issued.ExpiresAt.Unix(),
+		NotBefore: issued.IssuedAt.Add(-r.NotBeforeLeeway).Unix(),
+		IssuedAt:  issued.IssuedAt.Unix(),
+		ID:        issued.ID,
+		ClientID:  clientID(caller),
+		Scope:     strings.Join(issued.Scopes, " "),
+		Status:    Status{StatusListReference{Index: issued.Place.Index, URI: c.Issuer + "/status/" + issued.Place.List}},
+		Metadata:  issued.Metadata,
+		Extra:     extra,
+	}
+	for _, prefix := range r.BoundCIDRs {
+		claims.BoundCIDRs = append(claims.BoundCIDRs, prefix.String())
+	}
+	signed, err := version.Sign(JWTType, claims)
+	issued.Token = wire.Secret(signed)
+	return err
+}
+
+// grantScopes returns the scopes asked for, or the role's defaults. Both are
+// held against the role and the mount's ceiling as they are now.
+func grantScopes(r *role.Role, ceilings *config.Config, asked *[]string) ([]string, error) {
+	if asked == nil {
+		if s, outside := scope.Outside(ceilings.AllowedScopes, r.DefaultScopes); outside {
+			return nil, badinput.Field("scopes", "the role's default scope %q is above the mount's ceiling; see allowed_scopes in config", s)
+		}
+		return r.DefaultScopes, nil
+	}
+	if err := scope.Validate("scopes", *asked); err != nil {
+		return nil, err
+	}
+	if s, outside := scope.Outside(r.AllowedScopes, *asked); outside {
+		return nil, badinput.Field("scopes", "%q is not allowed by role %q", s, r.Name)
+	}
+	if s, outside := scope.Outside(ceilings.AllowedScopes, *asked); outside {
+		return nil, badinput.Field("scopes", "%q is above the mount's ceiling; see allowed_scopes in config", s)
+	}
+	return *asked, nil
+}
+
+func grantAudience(r *role.Role, asked *[]string) ([]string, error) {
+	if asked == nil {
+		return r.Audiences, nil
+	}
+	if err := role.ValidateAudiences("audience", *asked); err != nil {
+		return nil, err
+	}
+	for _, a := range *asked {
+		if !slices.Contains(r.Audiences, a) {
+			return nil, badinput.Field("audience", "%q is not an audience of role %q", a, r.Name)
+		}
+	}
+	if len(*asked) == 0 && len(r.Audiences) > 0 {
+		return nil, badinput.Field("audience", "name at least one of the role's audiences, or leave the field out")
+	}
+	return *asked, nil
+}
+
+func grantMetadata(r *role.Role, extra map[string]string) (map[string]string, error) {
+	if len(extra) == 0 {
+		return r.Metadata, nil
+	}
+	for _, key := range slices.Sorted(maps.Keys(extra)) {
+		if _, set := r.Metadata[key]; set {
+			return nil, badinput.Field("metadata", "%q is set by the role and cannot be changed", key)
+		}
+	}
+	merged := maps.Clone(extra)
+	maps.Copy(merged, r.Metadata)
+	return merged, role.ValidateMetadata("metadata", merged)
+}
+
+// grantTTL fixes the token's life. The lease is given the same TTL, computed
+// by the function that Vault itself uses for it.
+func (s *Service) grantTTL(issued *Issued, r *role.Role, ceilings *config.Config, asked *time.Duration) error {
+	issued.MaxTTL = tightest(r.MaxTTL, ceilings.MaxTTL)
+	ttl, warnings, err := framework.CalculateTTL(s.system, 0, r.TTL, 0, issued.MaxTTL, 0, time.Time{})
+	if err != nil {
+		return err
+	}
+	if asked != nil {
+		switch {
+		case *asked < time.Second:
+			return badinput.Field("ttl", "must be at least 1s")
+		case *asked > ttl:
+			return badinput.Field("ttl", "%s is longer than role %q gives (%s)", *asked, r.Name, ttl)
+		}
+		ttl, warnings = *asked, nil
+	}
+	issued.TTL, issued.Warnings = ttl, warnings
+	issued.IssuedAt = s.clock().UTC().Truncate(time.Second)
+	issued.ExpiresAt = issued.IssuedAt.Add(ttl)
+	return nil
+}
+
+// tightest returns the smaller of two maxima, of which zero is none.
+func tightest(a, b time.Duration) time.Duration {
+	if a == 0 || b > 0 && b < a {
+		return b
+	}
+	return a
+}
+
+// clientID tells who asked for the token: the entity, which is stable over
+// logins, or the display name of a Vault token without one.
+func clientID(caller template.Caller) string {
+	if caller.EntityID != "" {
+		return caller.EntityID
+	}
+	return caller.DisplayName
+}
+
+func subject(r *role.Role, caller template.Caller, renderer *template.Renderer) (string, error) {
+	if r.Subject == "" {
+		return clientID(caller), nil
+	}
+	return renderer.String("subject", r.Subject)
+}
+
+// renderClaims returns the role's own claims for this caller.
+func renderClaims(r *role.Role, renderer *template.Renderer) (map[string]json.RawMessage, error) {
+	claims, err := r.StaticClaims()
+	if err != nil || r.ClaimsTemplate == "" {
+		return claims, err
+	}
+	rendered, err := renderer.Object("claims_template", r.ClaimsTemplate)
+	if err != nil {
+		return nil, err
+	}
+	// Again after rendering: a name may itself have been a template.
+	if err := role.CheckClaimNames("claims_template", slices.Sorted(maps.Keys(rendered))); err != nil {
+		return nil, err
+	}
+	for name, value := range claims {
+		rendered[name] = value // what is fixed stands above what is rendered
+	}
+	return rendered, nil
+}

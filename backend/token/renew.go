@@ -1,0 +1,59 @@
+package token
+
+import (
+	"context"
+	"time"
+
+	"github.com/hashicorp/vault/sdk/framework"
+	"github.com/hashicorp/vault/sdk/logical"
+
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/badinput"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/scope"
+)
+
+// Renewed is an opaque token whose life was extended.
+type Renewed struct {
+	Record   *Record
+	TTL      time.Duration // from now, of the token and its lease
+	MaxTTL   time.Duration // since issue; zero: the mount's
+	Warnings []string
+}
+
+// Renew extends an opaque token by increment (zero: the role's TTL), within
+// the role's maximum as it is now. It never widens what the token may do, and
+// refuses when the role would not give it any more.
+func (s *Service) Renew(ctx context.Context, storage logical.Storage, id string, increment time.Duration) (*Renewed, error) {
+	defer s.records.Lock(id)()
+	record, err := s.records.Read(ctx, storage, id)
+	if err != nil {
+		return nil, err
+	}
+	if record == nil || !record.Live(s.clock()) {
+		return nil, badinput.Field("lease_id", "the token was revoked or has expired; request a new one")
+	}
+	r, err := s.Roles.Get(ctx, storage, record.Role)
+	if err != nil {
+		return nil, err
+	}
+	ceilings, err := s.Config.Get(ctx, storage)
+	if err != nil {
+		return nil, err
+	}
+	if r == nil || r.Kind != record.Kind {
+		return nil, badinput.Field("role", "%q, which issued the token, is gone; the token lives until %s and cannot be renewed", record.Role, record.ExpiresAt.Format(time.RFC3339))
+	}
+	for _, allowed := range [][]string{r.AllowedScopes, ceilings.AllowedScopes} {
+		if lost, outside := scope.Outside(allowed, record.Scopes); outside {
+			return nil, badinput.Field("scopes", "the token's scope %q is not allowed by role %q any more; request a new token", lost, r.Name)
+		}
+	}
+	renewed := &Renewed{MaxTTL: tightest(r.MaxTTL, ceilings.MaxTTL)}
+	renewed.TTL, renewed.Warnings, err = framework.CalculateTTL(s.system, increment, r.TTL, 0, renewed.MaxTTL, 0, record.IssuedAt)
+	if err != nil {
+		return nil, badinput.Field("lease_id", "the token has reached the role's or the mount's max_ttl; request a new one")
+	}
+	extended := *record
+	extended.ExpiresAt = s.clock().UTC().Truncate(time.Second).Add(renewed.TTL)
+	renewed.Record = &extended
+	return renewed, s.records.update(ctx, storage, &extended)
+}

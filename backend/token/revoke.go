@@ -1,0 +1,80 @@
+package token
+
+import (
+	"context"
+	"time"
+
+	"github.com/hashicorp/vault/sdk/logical"
+
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/role"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/statuslist"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/wire"
+)
+
+// Revoked tells which token was revoked.
+type Revoked struct {
+	ID      string
+	Kind    role.Kind
+	Role    string
+	Expired bool // it had expired before, so this is its expiry
+}
+
+// RevokeOpaque makes an opaque token inactive. Nil says that there was nothing
+// left to do. It needs neither the role nor a readable record.
+func (s *Service) RevokeOpaque(ctx context.Context, storage logical.Storage, id string) (*Revoked, error) {
+	if !wire.ValidID(id) {
+		return nil, nil
+	}
+	defer s.records.Lock(id)()
+	record, err := s.records.Get(ctx, storage, id)
+	if err != nil {
+		// Unreadable or undecodable: it must go all the same.
+		return &Revoked{ID: id}, s.records.Delete(ctx, storage, id)
+	}
+	if record == nil {
+		return nil, nil
+	}
+	revoked := &Revoked{ID: id, Kind: record.Kind, Role: record.Role, Expired: !record.Live(s.clock())}
+	return revoked, s.records.remove(ctx, storage, record)
+}
+
+// JWTLease is what revoking a JWT needs.
+type JWTLease struct {
+	ID        string
+	Role      string
+	Place     statuslist.Place
+	ExpiresAt time.Time
+}
+
+// RevokeJWT makes a JWT inactive: one entry before its expiry, nothing after.
+func (s *Service) RevokeJWT(ctx context.Context, storage logical.Storage, lease JWTLease) (*Revoked, error) {
+	revoked := &Revoked{ID: lease.ID, Kind: role.JWT, Role: lease.Role}
+	if !s.clock().Before(lease.ExpiresAt) {
+		revoked.Expired = true
+		return revoked, nil
+	}
+	_, already, err := s.Lists.Look(ctx, storage, lease.Place)
+	if err != nil || already {
+		return nil, err
+	}
+	return revoked, s.Lists.Revoke(ctx, storage, lease.Place, lease.ID)
+}
+
+// RevokePossessed revokes the token that the caller holds. Nil says that it is
+// no live token of this mount, which is no error (RFC 7009 §2.2).
+func (s *Service) RevokePossessed(ctx context.Context, storage logical.Storage, token wire.Secret) (*Revoked, error) {
+	found, err := s.find(ctx, storage, token)
+	switch {
+	case err != nil || found.inactive != "":
+		return nil, err
+	case found.record != nil:
+		return s.RevokeOpaque(ctx, storage, found.record.ID)
+	default:
+		return s.RevokeJWT(ctx, storage, JWTLease{
+			ID:        found.claims.ID,
+			Role:      found.role,
+			Place:     found.place,
+			ExpiresAt: time.Unix(found.claims.ExpiresAt, 0),
+		})
+	}
+}

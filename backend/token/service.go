@@ -1,0 +1,126 @@
+// Package token issues, renews, verifies and revokes tokens of every kind.
+package token
+
+import (
+	"context"
+	"io"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/vault/sdk/logical"
+
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/config"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/keyring"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/role"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/statuslist"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/store"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/wire"
+)
+
+const rolePrefix = "role/"
+
+// cachedRoles bounds the roles in memory.
+const cachedRoles = 1 << 12
+
+// Service is everything behind the doors of one mount.
+type Service struct {
+	Config *config.Store
+	Roles  *store.Store[role.Role]
+	Keys   *keyring.Keyring
+	Lists  *statuslist.Lists
+
+	records *records
+	system  logical.SystemView
+	clock   func() time.Time
+	random  io.Reader
+}
+
+// NewService returns the service of a mount. The clock decides what has
+// expired; random is where ids, secrets and keys come from.
+func NewService(system logical.SystemView, clock func() time.Time, random io.Reader) *Service {
+	return &Service{
+		Config:  config.NewStore(),
+		Roles:   store.New[role.Role](rolePrefix, cachedRoles),
+		Keys:    keyring.New(clock, random),
+		Lists:   statuslist.New(clock, random),
+		records: newRecords(clock),
+		system:  system,
+		clock:   clock,
+		random:  random,
+	}
+}
+
+// Invalidate drops what is cached of a storage key that changed elsewhere.
+func (s *Service) Invalidate(key string) {
+	_ = s.Config.Invalidate(key) ||
+		s.Roles.Invalidate(key) ||
+		s.Keys.Invalidate(key) ||
+		s.Lists.Invalidate(key) ||
+		s.records.invalidate(key)
+}
+
+// RoleChanged must be called after a role was written or deleted.
+func (s *Service) RoleChanged(name string) { s.records.forgetCount(name) }
+
+// Get returns the record of an opaque token by its id, or nil if there is
+// none that is live.
+func (s *Service) Get(ctx context.Context, storage logical.Storage, id string) (*Record, error) {
+	if !wire.ValidID(id) {
+		return nil, nil
+	}
+	record, err := s.records.Get(ctx, storage, id)
+	if err != nil || record == nil || !record.Live(s.clock()) {
+		return nil, err
+	}
+	return record, nil
+}
+
+// List returns up to limit ids of opaque tokens, in a stable order, that come
+// after the given one ("" for the first page), and whether there are more.
+func (s *Service) List(ctx context.Context, storage logical.Storage, after string, limit int) (ids []string, more bool, err error) {
+	first := 0
+	if after != "" {
+		first = strings.Index(shards, shardOf(after))
+	}
+	for i := first; i < len(shards); i++ {
+		shard, err := s.records.List(ctx, storage, shards[i:i+1]+"/")
+		if err != nil {
+			return nil, false, err
+		}
+		slices.Sort(shard)
+		if i == first && after != "" {
+			from, found := slices.BinarySearch(shard, after)
+			if found {
+				from++
+			}
+			shard = shard[from:]
+		}
+		if room := limit - len(ids); len(shard) > room {
+			return append(ids, shard[:room]...), true, nil
+		}
+		ids = append(ids, shard...)
+	}
+	return ids, false, nil
+}
+
+// Tidy removes the records of tokens that have expired, of the given number of
+// shards, and reports how many. Calls one after the other cover all shards in
+// turn.
+func (s *Service) Tidy(ctx context.Context, storage logical.Storage, turn int) (removed int, err error) {
+	shard := shards[turn%len(shards)]
+	err = s.records.eachIn(ctx, storage, string(shard), func(found *Record) error {
+		if found.Live(s.clock()) {
+			return nil
+		}
+		// Again under the lock: the token may just have been renewed.
+		defer s.records.Lock(found.ID)()
+		record, err := s.records.Read(ctx, storage, found.ID)
+		if err != nil || record == nil || record.Live(s.clock()) {
+			return err
+		}
+		removed++
+		return s.records.remove(ctx, storage, record)
+	})
+	return removed, err
+}

@@ -1,0 +1,80 @@
+package tokens
+
+import (
+	"context"
+	"net/http"
+
+	"github.com/hashicorp/vault/sdk/framework"
+	"github.com/hashicorp/vault/sdk/logical"
+)
+
+func configFields() map[string]*framework.FieldSchema {
+	return map[string]*framework.FieldSchema{
+		"issuer":         field(framework.TypeString, "Public URL of this mount, such as https://vault.example.com/v1/tokens. Needed before a JWT can be issued. https, or http for a loopback host."),
+		"allowed_scopes": field(framework.TypeCommaStringSlice, "Ceiling over all roles: no other scope is ever issued. * stands for any run of characters. Default *; empty allows nothing."),
+		"max_ttl":        field(framework.TypeDurationSecond, "Ceiling over all roles: no token lives longer. Default 0: Vault's own maximum."),
+	}
+}
+
+func (b *backend) pathConfig() []*framework.Path {
+	return []*framework.Path{{
+		Pattern: "config",
+		Fields:  configFields(),
+		Operations: map[logical.Operation]framework.OperationHandler{
+			logical.ReadOperation: &framework.PathOperation{
+				Callback:  b.pathConfigRead,
+				Summary:   "Read the mount's configuration.",
+				Responses: responds(http.StatusOK, configFields()),
+			},
+			logical.UpdateOperation: &framework.PathOperation{
+				Callback:                    b.pathConfigWrite,
+				Summary:                     "Change the mount's configuration.",
+				ForwardPerformanceStandby:   true,
+				ForwardPerformanceSecondary: true,
+				Responses:                   responds(http.StatusNoContent, nil),
+			},
+		},
+		HelpSynopsis: "The mount's issuer and its ceilings.",
+		HelpDescription: `
+A write changes only the fields that it names. Lowering a ceiling bounds new
+tokens and renewals at once; tokens that were issued keep what they have.`,
+	}}
+}
+
+func (b *backend) pathConfigRead(ctx context.Context, req *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
+	c, err := b.tokens.Config.Get(ctx, req.Storage)
+	if err != nil {
+		return nil, err
+	}
+	return &logical.Response{Data: map[string]any{
+		"issuer":         c.Issuer,
+		"allowed_scopes": c.AllowedScopes,
+		"max_ttl":        int64(c.MaxTTL.Seconds()),
+	}}, nil
+}
+
+func (b *backend) pathConfigWrite(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
+	defer b.tokens.Config.Lock()()
+	old, err := b.tokens.Config.Get(ctx, req.Storage)
+	if err != nil {
+		return nil, err
+	}
+	c := *old
+	if issuer := optional[string](data, "issuer"); issuer != nil {
+		c.Issuer = *issuer
+	}
+	if scopes := optional[[]string](data, "allowed_scopes"); scopes != nil {
+		c.AllowedScopes = *scopes
+	}
+	if _, ok := data.GetOk("max_ttl"); ok {
+		c.MaxTTL = seconds(data, "max_ttl")
+	}
+	if err := c.Validate(); err != nil {
+		return nil, err
+	}
+	if err := b.tokens.Config.Put(ctx, req.Storage, &c); err != nil {
+		return nil, err
+	}
+	b.Logger().Info("configuration written", "issuer", c.Issuer, "allowed_scopes", c.AllowedScopes, "max_ttl", c.MaxTTL)
+	return nil, nil
+}

@@ -1,0 +1,116 @@
+package tokens
+
+import (
+	"context"
+	"net/http"
+	"strings"
+
+	"github.com/hashicorp/vault/sdk/framework"
+	"github.com/hashicorp/vault/sdk/logical"
+
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/token"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/wire"
+)
+
+func (b *backend) pathIntrospect() []*framework.Path {
+	return []*framework.Path{{
+		Pattern: "introspect",
+		Fields: map[string]*framework.FieldSchema{
+			"token":           {Type: framework.TypeString, Description: "The token to verify.", DisplayAttrs: &framework.DisplayAttributes{Sensitive: true}},
+			"client_ip":       field(framework.TypeString, "Address that the token was presented from, held against its bound_cidrs. Without it, a token that is bound to networks is inactive."),
+			"required_scopes": field(framework.TypeCommaStringSlice, "Scopes that the token must have."),
+			"audience":        field(framework.TypeString, "API that must be among the token's audiences."),
+		},
+		Operations: map[logical.Operation]framework.OperationHandler{
+			logical.UpdateOperation: &framework.PathOperation{
+				Callback:  b.pathIntrospectWrite,
+				Summary:   "Verify a token.",
+				Responses: responds(http.StatusOK, introspectionFields()),
+			},
+		},
+		HelpSynopsis: "Tell whether a token is active, and what it may do (RFC 7662).",
+		HelpDescription: `
+The answer for a token that is unknown, malformed, expired or revoked is the
+same: active=false and nothing else. A live token that fails a check which was
+asked for is inactive too; scope_failed, audience_failed or client_ip_failed
+tell which.`,
+	}}
+}
+
+func introspectionFields() map[string]*framework.FieldSchema {
+	return map[string]*framework.FieldSchema{
+		"active":           {Type: framework.TypeBool, Description: "Whether the token is live and passed every check.", Required: true},
+		"token_id":         field(framework.TypeString, "Public id of the token."),
+		"token_type":       field(framework.TypeString, "api_key, bearer or jwt."),
+		"role":             field(framework.TypeString, "Role that issued it."),
+		"scope":            field(framework.TypeString, "Scopes, separated by spaces."),
+		"client_id":        field(framework.TypeString, "Who asked for the token: the entity id, or the display name of a login without entity."),
+		"sub":              field(framework.TypeString, "Subject."),
+		"aud":              field(framework.TypeStringSlice, "Audiences."),
+		"iss":              field(framework.TypeString, "Issuer, if configured."),
+		"iat":              field(framework.TypeInt64, "Time of issue, in seconds since 1970."),
+		"exp":              field(framework.TypeInt64, "Expiry, in seconds since 1970."),
+		"nbf":              field(framework.TypeInt64, "jwt: start of validity, in seconds since 1970."),
+		"jti":              field(framework.TypeString, "jwt: the same as token_id."),
+		"metadata":         field(framework.TypeMap, "Metadata, if any."),
+		"scope_failed":     field(framework.TypeBool, "The token lacks a required scope."),
+		"audience_failed":  field(framework.TypeBool, "The token is not for that audience."),
+		"client_ip_failed": field(framework.TypeBool, "The token may not be used from there, or client_ip is missing."),
+	}
+}
+
+func (b *backend) pathIntrospectWrite(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
+	answer, err := b.tokens.Introspect(ctx, req.Storage, token.Introspection{
+		Token:          wire.Secret(data.Get("token").(string)),
+		ClientIP:       data.Get("client_ip").(string),
+		RequiredScopes: data.Get("required_scopes").([]string),
+		Audience:       data.Get("audience").(string),
+	})
+	if err != nil {
+		return nil, err
+	}
+	if !answer.Active {
+		b.Logger().Info("introspection refused", "reason", string(answer.Why), "token_id", answer.ID, "role", answer.Role,
+			"scope_failed", answer.ScopeFailed, "audience_failed", answer.AudienceFailed, "client_ip_failed", answer.ClientIPFailed)
+	}
+	return &logical.Response{Data: introspectionData(answer)}, nil
+}
+
+func introspectionData(answer *token.Answer) map[string]any {
+	shown := map[string]any{"active": answer.Active}
+	if answer.ID == "" {
+		return shown
+	}
+	shown["token_id"] = answer.ID
+	shown["role"] = answer.Role
+	if !answer.Active {
+		for name, failed := range map[string]bool{
+			"scope_failed":     answer.ScopeFailed,
+			"audience_failed":  answer.AudienceFailed,
+			"client_ip_failed": answer.ClientIPFailed,
+		} {
+			if failed {
+				shown[name] = true
+			}
+		}
+		return shown
+	}
+	shown["token_type"] = string(answer.Kind)
+	shown["scope"] = strings.Join(answer.Scopes, " ")
+	shown["client_id"] = answer.ClientID
+	shown["sub"] = answer.Subject
+	shown["aud"] = append([]string{}, answer.Audience...)
+	shown["iat"] = answer.IssuedAt.Unix()
+	shown["exp"] = answer.ExpiresAt.Unix()
+	if answer.Issuer != "" {
+		shown["iss"] = answer.Issuer
+	}
+	if !answer.NotBefore.IsZero() {
+		shown["nbf"] = answer.NotBefore.Unix()
+		shown["jti"] = answer.ID
+	}
+	if len(answer.Metadata) > 0 {
+		shown["metadata"] = stringMap(answer.Metadata)
+	}
+	return shown
+}

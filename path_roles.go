@@ -1,0 +1,365 @@
+package tokens
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/netip"
+	"time"
+
+	"github.com/hashicorp/vault/sdk/framework"
+	"github.com/hashicorp/vault/sdk/logical"
+
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/badinput"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/keyring"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/role"
+)
+
+// roleField is one field of a role: how it is declared, read from a request,
+// put back to its default, and shown.
+type roleField struct {
+	name   string
+	schema *framework.FieldSchema
+	set    func(r *role.Role, value any) error
+	reset  func(r, defaults *role.Role)
+	show   func(r *role.Role) any
+}
+
+// newRoleField makes a field of the value that at points to. Parse turns what
+// the framework read into that value; show turns it into what is answered.
+func newRoleField[T, V any](name string, schema *framework.FieldSchema, at func(*role.Role) *T, parse func(V) (T, error), show func(T) any) roleField {
+	return roleField{
+		name:   name,
+		schema: schema,
+		set: func(r *role.Role, value any) error {
+			parsed, err := parse(value.(V))
+			if err == nil {
+				*at(r) = parsed
+			}
+			return err
+		},
+		reset: func(r, defaults *role.Role) { *at(r) = *at(defaults) },
+		show:  func(r *role.Role) any { return show(*at(r)) },
+	}
+}
+
+func plainField[T any](name string, schema *framework.FieldSchema, at func(*role.Role) *T) roleField {
+	return newRoleField(name, schema, at,
+		func(v T) (T, error) { return v, nil },
+		func(v T) any { return v })
+}
+
+func listField(name, description string, at func(*role.Role) *[]string) roleField {
+	return newRoleField(name, field(framework.TypeCommaStringSlice, description), at,
+		func(v []string) ([]string, error) { return v, nil },
+		func(v []string) any { return append([]string{}, v...) })
+}
+
+func durationField(name, description string, at func(*role.Role) *time.Duration) roleField {
+	return newRoleField(name, field(framework.TypeDurationSecond, description), at,
+		func(v int) (time.Duration, error) { return time.Duration(v) * time.Second, nil },
+		func(v time.Duration) any { return int64(v.Seconds()) })
+}
+
+// roleFields are all fields of a role but its name and token_type.
+var roleFields = []roleField{
+	listField("allowed_scopes", "Scopes that tokens of the role may have. * stands for any run of characters. Empty allows none.",
+		func(r *role.Role) *[]string { return &r.AllowedScopes }),
+	listField("default_scopes", "Scopes of a token when none are asked for; each must be allowed.",
+		func(r *role.Role) *[]string { return &r.DefaultScopes }),
+	durationField("ttl", "Life of a token. Default: the mount's for api_key, 1h for bearer, 15m for jwt.",
+		func(r *role.Role) *time.Duration { return &r.TTL }),
+	durationField("max_ttl", "Life of a token over all renewals. Default 0: the mount's maximum.",
+		func(r *role.Role) *time.Duration { return &r.MaxTTL }),
+	listField("audiences", "APIs that the tokens are for (aud). A jwt role needs at least one.",
+		func(r *role.Role) *[]string { return &r.Audiences }),
+	plainField("subject", field(framework.TypeString, "Subject (sub), with Vault identity templating. Default: the caller's entity id."),
+		func(r *role.Role) *string { return &r.Subject }),
+	newRoleField("claims", field(framework.TypeMap, "jwt: claims that every token has, as a JSON object."),
+		func(r *role.Role) *json.RawMessage { return &r.Claims },
+		func(v map[string]any) (json.RawMessage, error) {
+			if len(v) == 0 {
+				return nil, nil
+			}
+			return json.Marshal(v)
+		},
+		func(v json.RawMessage) any {
+			shown := map[string]any{}
+			if v != nil {
+				_ = json.Unmarshal(v, &shown) // it was encoded from such a map
+			}
+			return shown
+		}),
+	plainField("claims_template", field(framework.TypeString, "jwt: a JSON object of claims, with Vault identity templating."),
+		func(r *role.Role) *string { return &r.ClaimsTemplate }),
+	plainField("key", field(framework.TypeString, "jwt: the signing key. Default \"default\", which is made on first use."),
+		func(r *role.Role) *string { return &r.Key }),
+	durationField("not_before_leeway", "jwt: how far nbf lies before the time of issue, for clocks that are behind. Default 30s.",
+		func(r *role.Role) *time.Duration { return &r.NotBeforeLeeway }),
+	plainField("prefix", field(framework.TypeString, "api_key, bearer: what tokens start with. Default vtk for api_key, vtb for bearer."),
+		func(r *role.Role) *string { return &r.Prefix }),
+	plainField("max_tokens", field(framework.TypeInt, "api_key, bearer: how many tokens of the role may be live at once. Default 0: no cap."),
+		func(r *role.Role) *int { return &r.MaxTokens }),
+	newRoleField("bound_cidrs", field(framework.TypeCommaStringSlice, "Networks that the tokens may be used from. Default: any."),
+		func(r *role.Role) *[]netip.Prefix { return &r.BoundCIDRs },
+		func(v []string) ([]netip.Prefix, error) { return role.ParseCIDRs("bound_cidrs", v) },
+		func(v []netip.Prefix) any { return prefixStrings(v) }),
+	newRoleField("metadata", field(framework.TypeKVPairs, "Metadata of every token, shown by introspection. Not for secrets."),
+		func(r *role.Role) *map[string]string { return &r.Metadata },
+		func(v map[string]string) (map[string]string, error) { return v, nil },
+		func(v map[string]string) any { return stringMap(v) }),
+	plainField("generate_lease", field(framework.TypeBool, "Whether tokens stand under a Vault lease, and so end with the Vault login that asked for them. Default true."),
+		func(r *role.Role) *bool { return &r.GenerateLease }),
+}
+
+func prefixStrings(prefixes []netip.Prefix) []string {
+	strings := make([]string, len(prefixes))
+	for i, p := range prefixes {
+		strings[i] = p.String()
+	}
+	return strings
+}
+
+func stringMap(m map[string]string) map[string]any {
+	shown := make(map[string]any, len(m))
+	for key, value := range m {
+		shown[key] = value
+	}
+	return shown
+}
+
+// roleFieldSchemas declares a role's fields, as read or written.
+func roleFieldSchemas() map[string]*framework.FieldSchema {
+	schemas := map[string]*framework.FieldSchema{
+		"token_type": field(framework.TypeString, "What the role issues: api_key, bearer or jwt. Needed to create a role; cannot change."),
+	}
+	for _, f := range roleFields {
+		schemas[f.name] = f.schema
+	}
+	return schemas
+}
+
+func (b *backend) pathRoles() []*framework.Path {
+	fields := roleFieldSchemas()
+	fields["name"] = field(framework.TypeString, "Name of the role. Case matters.")
+	write := func(callback framework.OperationFunc, summary string) *framework.PathOperation {
+		return &framework.PathOperation{
+			Callback:                    callback,
+			Summary:                     summary,
+			ForwardPerformanceStandby:   true,
+			ForwardPerformanceSecondary: true,
+			Responses:                   responds(http.StatusNoContent, nil),
+		}
+	}
+	return []*framework.Path{
+		{
+			Pattern: "roles/?$",
+			Operations: map[logical.Operation]framework.OperationHandler{
+				logical.ListOperation: &framework.PathOperation{
+					Callback:  b.pathRolesList,
+					Summary:   "List the roles.",
+					Responses: responds(http.StatusOK, listFields("Names of the roles.")),
+				},
+			},
+			HelpSynopsis:    "List the roles.",
+			HelpDescription: "Roles decide what tokens are issued; see roles/<name>.",
+		},
+		{
+			Pattern:        "roles/(?P<name>.+)",
+			Fields:         fields,
+			ExistenceCheck: b.roleExists,
+			Operations: map[logical.Operation]framework.OperationHandler{
+				logical.ReadOperation: &framework.PathOperation{
+					Callback:  b.pathRolesRead,
+					Summary:   "Read a role.",
+					Responses: responds(http.StatusOK, roleFieldSchemas()),
+				},
+				logical.CreateOperation: write(b.pathRolesWrite, "Create a role."),
+				logical.UpdateOperation: write(b.pathRolesWrite, "Change a role."),
+				logical.PatchOperation:  write(b.pathRolesPatch, "Change a role that exists; null resets a field."),
+				logical.DeleteOperation: write(b.pathRolesDelete, "Delete a role."),
+			},
+			HelpSynopsis: "What tokens of a role may do, and for how long they live.",
+			HelpDescription: `
+A write changes only the fields that it names. Tokens that were issued keep what
+they have, but a renewal is held against the role as it then is.
+
+Deleting a role stops issue and renewal. It does not revoke tokens: those end
+with their leases. Revoke them with: vault lease revoke -prefix <mount>/creds/<name>`,
+		},
+	}
+}
+
+func listFields(description string) map[string]*framework.FieldSchema {
+	return map[string]*framework.FieldSchema{"keys": field(framework.TypeStringSlice, description)}
+}
+
+func (b *backend) roleExists(ctx context.Context, req *logical.Request, data *framework.FieldData) (bool, error) {
+	r, err := b.tokens.Roles.Get(ctx, req.Storage, data.Get("name").(string))
+	return r != nil, err
+}
+
+func (b *backend) pathRolesList(ctx context.Context, req *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
+	names, err := b.tokens.Roles.List(ctx, req.Storage, "")
+	if err != nil {
+		return nil, err
+	}
+	return logical.ListResponse(names), nil
+}
+
+func (b *backend) pathRolesRead(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
+	name, err := nameParameter(data)
+	if err != nil {
+		return nil, err
+	}
+	r, err := b.tokens.Roles.Get(ctx, req.Storage, name)
+	if err != nil || r == nil {
+		return nil, err
+	}
+	shown := map[string]any{"token_type": string(r.Kind)}
+	for _, f := range roleFields {
+		shown[f.name] = f.show(r)
+	}
+	return &logical.Response{Data: shown}, nil
+}
+
+func (b *backend) pathRolesWrite(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
+	return b.changeRole(ctx, req, data, func(name string) (*role.Role, error) {
+		kind, err := role.ParseKind(data.Get("token_type").(string))
+		if err != nil {
+			return nil, err
+		}
+		return role.New(name, kind), nil
+	})
+}
+
+func (b *backend) pathRolesPatch(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
+	return b.changeRole(ctx, req, data, func(name string) (*role.Role, error) {
+		return nil, badinput.NotFound("name", "role %q does not exist", name)
+	})
+}
+
+// changeRole sets what the request names on the role, or on the one that
+// create returns if there is none, and stores the result if it is valid.
+func (b *backend) changeRole(ctx context.Context, req *logical.Request, data *framework.FieldData, create func(name string) (*role.Role, error)) (*logical.Response, error) {
+	name, err := nameParameter(data)
+	if err != nil {
+		return nil, err
+	}
+	defer b.tokens.Roles.Lock(name)()
+	old, err := b.tokens.Roles.Get(ctx, req.Storage, name)
+	if err != nil {
+		return nil, err
+	}
+	var r *role.Role
+	if old != nil {
+		r = old.Clone()
+	} else if r, err = create(name); err != nil {
+		return nil, err
+	}
+	if err := setRoleFields(r, req.Data, data); err != nil {
+		return nil, err
+	}
+	ceilings, err := b.tokens.Config.Get(ctx, req.Storage)
+	if err != nil {
+		return nil, err
+	}
+	if err := r.Validate(ceilings); err != nil {
+		return nil, err
+	}
+	if r.Kind == role.JWT {
+		if err := b.requireKey(ctx, req, r.Key); err != nil {
+			return nil, err
+		}
+	}
+	if err := b.tokens.Roles.Put(ctx, req.Storage, name, r); err != nil {
+		return nil, err
+	}
+	b.tokens.RoleChanged(name)
+	b.Logger().Info("role written", "role", name, "token_type", r.Kind, "created", old == nil)
+	return b.warnCapped(r, ceilings.MaxTTL), nil
+}
+
+// setRoleFields sets the fields that the request names; null, which only a
+// patch may hold, puts one back to its default.
+func setRoleFields(r *role.Role, named map[string]any, data *framework.FieldData) error {
+	if value, ok := named["token_type"]; ok && value != string(r.Kind) {
+		return badinput.Field("token_type", "cannot change from %s; delete the role, or write one of another name", r.Kind)
+	}
+	defaults := role.New(r.Name, r.Kind)
+	for _, f := range roleFields {
+		value, ok := named[f.name]
+		if !ok {
+			continue
+		}
+		if value == nil {
+			f.reset(r, defaults)
+			continue
+		}
+		if err := f.set(r, data.Get(f.name)); err != nil {
+			return err
+		}
+	}
+	if _, ok := named["ttl"]; !ok && r.MaxTTL > 0 && r.TTL == defaults.TTL {
+		r.TTL = min(r.TTL, r.MaxTTL) // a default gives way to a maximum
+	}
+	return nil
+}
+
+// requireKey makes sure that a role's signing key exists. The default key is
+// made here, by somebody who may write roles, and never by a caller without a
+// Vault token.
+func (b *backend) requireKey(ctx context.Context, req *logical.Request, name string) error {
+	key, err := b.tokens.Keys.Get(ctx, req.Storage, name)
+	if err != nil || key != nil {
+		return err
+	}
+	if name != role.DefaultKey {
+		return badinput.Field("key", "%q does not exist; create it first with keys/%s", name, name)
+	}
+	key, created, err := b.tokens.Keys.Create(ctx, req.Storage, name, keyring.DefaultAlgorithm)
+	if created && err == nil {
+		b.logKeyCreated(key)
+	}
+	return err
+}
+
+// warnCapped tells which of a role's times will be cut by a lower maximum.
+func (b *backend) warnCapped(r *role.Role, ceiling time.Duration) *logical.Response {
+	var warnings []string
+	warn := func(name string, value, limit time.Duration, whose string) {
+		if limit > 0 && value > limit {
+			warnings = append(warnings, fmt.Sprintf("%s is %s, but tokens are capped by %s: %s", name, value, whose, limit))
+		}
+	}
+	mount := b.System().MaxLeaseTTL()
+	warn("ttl", r.TTL, ceiling, "max_ttl in config")
+	warn("ttl", r.TTL, mount, "the mount's max_lease_ttl")
+	warn("max_ttl", r.MaxTTL, ceiling, "max_ttl in config")
+	warn("max_ttl", r.MaxTTL, mount, "the mount's max_lease_ttl")
+	if len(warnings) == 0 {
+		return nil
+	}
+	return &logical.Response{Warnings: warnings}
+}
+
+func (b *backend) pathRolesDelete(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
+	name, err := nameParameter(data)
+	if err != nil {
+		return nil, err
+	}
+	defer b.tokens.Roles.Lock(name)()
+	if err := b.tokens.Roles.Delete(ctx, req.Storage, name); err != nil {
+		return nil, err
+	}
+	b.tokens.RoleChanged(name)
+	b.Logger().Info("role deleted", "role", name)
+	return nil, nil
+}
+
+// nameParameter reads the name of a role or key from the path.
+func nameParameter(data *framework.FieldData) (string, error) {
+	name := data.Get("name").(string)
+	return name, role.ValidateName("name", name)
+}

@@ -1,0 +1,140 @@
+package tokens
+
+import (
+	"context"
+	"maps"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/vault/sdk/framework"
+	"github.com/hashicorp/vault/sdk/logical"
+
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/badinput"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/wire"
+)
+
+// maxPage bounds one page of a list.
+const maxPage = 1000
+
+func (b *backend) pathTokens() []*framework.Path {
+	recordFields := tokenFields()
+	maps.Copy(recordFields, map[string]*framework.FieldSchema{
+		"subject":      field(framework.TypeString, "Subject."),
+		"client_id":    field(framework.TypeString, "Who asked for the token."),
+		"entity_id":    field(framework.TypeString, "Entity that asked for the token, if it has one."),
+		"display_name": field(framework.TypeString, "Display name of the login that asked for the token."),
+		"bound_cidrs":  field(framework.TypeStringSlice, "Networks that the token may be used from."),
+	})
+	return []*framework.Path{
+		{
+			Pattern: "tokens/?$",
+			Fields: map[string]*framework.FieldSchema{
+				"after": {Type: framework.TypeString, Query: true, Description: "Last id of the page before."},
+				"limit": {Type: framework.TypeInt, Query: true, Description: "Ids on a page, 1 to 1000.", Default: maxPage},
+			},
+			Operations: map[logical.Operation]framework.OperationHandler{
+				logical.ListOperation: &framework.PathOperation{
+					Callback:  b.pathTokensList,
+					Summary:   "List the ids of opaque tokens, in pages.",
+					Responses: responds(http.StatusOK, listFields("Ids of the tokens.")),
+				},
+			},
+			HelpSynopsis: "List the ids of API keys and bearer tokens, in pages.",
+			HelpDescription: `
+A page has at most 1000 ids; ask for the next with after=<last id of this one>.
+The order is stable and means nothing. JWTs have no record and are not listed.`,
+		},
+		{
+			Pattern: "tokens/(?P<id>.+)",
+			Fields:  map[string]*framework.FieldSchema{"id": field(framework.TypeString, "token_id of the token.")},
+			Operations: map[logical.Operation]framework.OperationHandler{
+				logical.ReadOperation: &framework.PathOperation{
+					Callback:  b.pathTokensRead,
+					Summary:   "Read what is known of a token; never the token itself.",
+					Responses: responds(http.StatusOK, recordFields),
+				},
+				logical.DeleteOperation: &framework.PathOperation{
+					Callback:                    b.pathTokensDelete,
+					Summary:                     "Revoke a token by its id.",
+					ForwardPerformanceStandby:   true,
+					ForwardPerformanceSecondary: true,
+					Responses:                   responds(http.StatusNoContent, nil),
+				},
+			},
+			HelpSynopsis: "Look up or revoke an API key or bearer token by its id.",
+			HelpDescription: `
+The id is the 22 characters after the token's prefix. A JWT has no record here:
+revoke it by its lease, or with the token itself at revoke.`,
+		},
+	}
+}
+
+func (b *backend) pathTokensList(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
+	after, limit := data.Get("after").(string), data.Get("limit").(int)
+	switch {
+	case after != "" && !wire.ValidID(after):
+		return nil, badinput.Field("after", "must be a token id: the last one of the page before")
+	case limit < 1 || limit > maxPage:
+		return nil, badinput.Field("limit", "must be between 1 and %d", maxPage)
+	}
+	ids, more, err := b.tokens.List(ctx, req.Storage, after, limit)
+	if err != nil {
+		return nil, err
+	}
+	resp := logical.ListResponse(ids)
+	if more {
+		resp.AddWarning("there are more tokens; list the next page with after=" + ids[len(ids)-1])
+	}
+	return resp, nil
+}
+
+// tokenID reads the id from the path. What was typed is not repeated: it may
+// be a whole token.
+func tokenID(data *framework.FieldData) (string, error) {
+	id := data.Get("id").(string)
+	if !wire.ValidID(id) {
+		return "", badinput.Field("id", "must be a token_id: 22 letters and digits")
+	}
+	return id, nil
+}
+
+func (b *backend) pathTokensRead(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
+	id, err := tokenID(data)
+	if err != nil {
+		return nil, err
+	}
+	r, err := b.tokens.Get(ctx, req.Storage, id)
+	if err != nil || r == nil {
+		return nil, err
+	}
+	shown := map[string]any{
+		"token_id":     r.ID,
+		"token_type":   string(r.Kind),
+		"role":         r.Role,
+		"scopes":       append([]string{}, r.Scopes...),
+		"scope":        strings.Join(r.Scopes, " "),
+		"audience":     append([]string{}, r.Audience...),
+		"issued_at":    r.IssuedAt.Format(time.RFC3339),
+		"expires_at":   r.ExpiresAt.Format(time.RFC3339),
+		"subject":      r.Subject,
+		"client_id":    r.ClientID,
+		"entity_id":    r.EntityID,
+		"display_name": r.DisplayName,
+		"bound_cidrs":  prefixStrings(r.BoundCIDRs),
+	}
+	if len(r.Metadata) > 0 {
+		shown["metadata"] = stringMap(r.Metadata)
+	}
+	return &logical.Response{Data: shown}, nil
+}
+
+func (b *backend) pathTokensDelete(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
+	id, err := tokenID(data)
+	if err != nil {
+		return nil, err
+	}
+	revoked, err := b.tokens.RevokeOpaque(ctx, req.Storage, id)
+	b.logRevoked(revoked, err)
+	return nil, err
+}

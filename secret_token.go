@@ -1,0 +1,136 @@
+package tokens
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/hashicorp/vault/sdk/framework"
+	"github.com/hashicorp/vault/sdk/logical"
+
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/role"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/statuslist"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/token"
+)
+
+// secretTypes names the kinds of lease. Leases in Vault's storage refer to
+// these names: never rename or drop one.
+var secretTypes = map[role.Kind]string{
+	role.APIKey: "api_key",
+	role.Bearer: "bearer",
+	role.JWT:    "jwt",
+}
+
+// Keys of a lease's internal data, all of which are strings: numbers do not
+// survive Vault's storage as they were.
+const (
+	leaseTokenID   = "token_id"
+	leaseRole      = "role"
+	leaseExpiresAt = "expires_at"
+	leaseList      = "status_list"
+	leaseIndex     = "status_index"
+)
+
+// leaseData is all that renewing or revoking the token will need.
+func leaseData(issued *token.Issued) map[string]any {
+	data := map[string]any{leaseTokenID: issued.ID, leaseRole: issued.Role}
+	if issued.Kind == role.JWT {
+		data[leaseExpiresAt] = issued.ExpiresAt.Format(time.RFC3339)
+		data[leaseList] = issued.Place.List
+		data[leaseIndex] = strconv.Itoa(issued.Place.Index)
+	}
+	return data
+}
+
+func (b *backend) secrets() []*framework.Secret {
+	fields := map[string]*framework.FieldSchema{"token": field(framework.TypeString, "The token.")}
+	return []*framework.Secret{
+		{Type: secretTypes[role.APIKey], Fields: fields, Renew: b.renewOpaque, Revoke: b.revokeOpaque},
+		{Type: secretTypes[role.Bearer], Fields: fields, Renew: b.renewOpaque, Revoke: b.revokeOpaque},
+		// A signed exp cannot move, so there is nothing to renew.
+		{Type: secretTypes[role.JWT], Fields: fields, Revoke: b.revokeJWT},
+	}
+}
+
+func (b *backend) renewOpaque(ctx context.Context, req *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
+	id, err := leaseString(req, leaseTokenID)
+	if err != nil {
+		return nil, err
+	}
+	renewed, err := b.tokens.Renew(ctx, req.Storage, id, req.Secret.Increment)
+	if err != nil {
+		return nil, err
+	}
+	b.Logger().Info("token renewed", "token_id", id, "role", renewed.Record.Role, "token_type", renewed.Record.Kind,
+		"expires_at", renewed.Record.ExpiresAt.Format(time.RFC3339))
+	// Without data: what Vault keeps of the lease's answer, and so its copy of
+	// the token, is dropped with the first renewal.
+	resp := &logical.Response{Secret: req.Secret, Warnings: renewed.Warnings}
+	resp.Secret.TTL = renewed.TTL
+	resp.Secret.MaxTTL = renewed.MaxTTL
+	return resp, nil
+}
+
+func (b *backend) revokeOpaque(ctx context.Context, req *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
+	id, err := leaseString(req, leaseTokenID)
+	if err != nil {
+		return nil, err
+	}
+	revoked, err := b.tokens.RevokeOpaque(ctx, req.Storage, id)
+	b.logRevoked(revoked, err)
+	return nil, err
+}
+
+func (b *backend) revokeJWT(ctx context.Context, req *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
+	lease, err := jwtLease(req)
+	if err != nil {
+		return nil, err
+	}
+	revoked, err := b.tokens.RevokeJWT(ctx, req.Storage, lease)
+	b.logRevoked(revoked, err)
+	return nil, err
+}
+
+// logRevoked logs the end of a token. Vault's audit log has no entry for a
+// lease that expires, so that this line is the only trace of it.
+func (b *backend) logRevoked(revoked *token.Revoked, err error) {
+	switch {
+	case err != nil || revoked == nil:
+	case revoked.Expired:
+		b.Logger().Info("token expired", "token_id", revoked.ID, "role", revoked.Role, "token_type", revoked.Kind)
+	default:
+		b.Logger().Info("token revoked", "token_id", revoked.ID, "role", revoked.Role, "token_type", revoked.Kind)
+	}
+}
+
+func jwtLease(req *logical.Request) (lease token.JWTLease, err error) {
+	read := func(key string) (value string) {
+		if err == nil {
+			value, err = leaseString(req, key)
+		}
+		return value
+	}
+	lease.ID = read(leaseTokenID)
+	lease.Role = read(leaseRole)
+	lease.Place = statuslist.Place{List: read(leaseList)}
+	index, expires := read(leaseIndex), read(leaseExpiresAt)
+	if err != nil {
+		return lease, err
+	}
+	if lease.Place.Index, err = strconv.Atoi(index); err != nil {
+		return lease, fmt.Errorf("lease data %s: %w", leaseIndex, err)
+	}
+	if lease.ExpiresAt, err = time.Parse(time.RFC3339, expires); err != nil {
+		return lease, fmt.Errorf("lease data %s: %w", leaseExpiresAt, err)
+	}
+	return lease, nil
+}
+
+func leaseString(req *logical.Request, key string) (string, error) {
+	value, ok := req.Secret.InternalData[key].(string)
+	if !ok {
+		return "", fmt.Errorf("lease data has no %s", key)
+	}
+	return value, nil
+}

@@ -1,0 +1,66 @@
+package tokens
+
+import (
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/vault/sdk/helper/consts"
+	"github.com/hashicorp/vault/sdk/logical"
+)
+
+// systemCacheTime is how long the answers of Vault's system view are kept.
+const systemCacheTime = time.Second
+
+// cachedSystem keeps what every request asks Vault for and what hardly ever
+// changes: each question is a call from the plugin's process to Vault's, as
+// dear as a read of the storage.
+//
+// A lease is still clipped by Vault itself, so that a maximum which was lowered
+// within the last second cannot keep a leased token alive.
+type cachedSystem struct {
+	logical.SystemView
+	replication timed[consts.ReplicationState]
+	maxTTL      timed[time.Duration]
+	defaultTTL  timed[time.Duration]
+}
+
+func newCachedSystem(system logical.SystemView, clock func() time.Time) *cachedSystem {
+	return &cachedSystem{
+		SystemView:  system,
+		replication: timed[consts.ReplicationState]{ask: system.ReplicationState, clock: clock},
+		maxTTL:      timed[time.Duration]{ask: system.MaxLeaseTTL, clock: clock},
+		defaultTTL:  timed[time.Duration]{ask: system.DefaultLeaseTTL, clock: clock},
+	}
+}
+
+// ReplicationState implements logical.SystemView.
+func (s *cachedSystem) ReplicationState() consts.ReplicationState { return s.replication.get() }
+
+// MaxLeaseTTL implements logical.SystemView.
+func (s *cachedSystem) MaxLeaseTTL() time.Duration { return s.maxTTL.get() }
+
+// DefaultLeaseTTL implements logical.SystemView.
+func (s *cachedSystem) DefaultLeaseTTL() time.Duration { return s.defaultTTL.get() }
+
+// timed is an answer that is asked for anew when it is older than
+// systemCacheTime.
+type timed[V any] struct {
+	ask   func() V
+	clock func() time.Time
+	last  atomic.Pointer[answer[V]]
+}
+
+type answer[V any] struct {
+	value V
+	at    time.Time
+}
+
+func (t *timed[V]) get() V {
+	now := t.clock()
+	if last := t.last.Load(); last != nil && now.Sub(last.at) < systemCacheTime && !now.Before(last.at) {
+		return last.value
+	}
+	value := t.ask()
+	t.last.Store(&answer[V]{value, now})
+	return value
+}

@@ -1,0 +1,25 @@
+package wire
+
+import "log/slog"
+
+const redacted = "[redacted]"
+
+// Secret is an issued token in the form that its bearer presents: an opaque
+// token or a JWT in compact serialization. It redacts itself wherever values
+// are printed, logged or encoded; only Reveal returns the text.
+type Secret string
+
+// Reveal returns the token itself.
+func (s Secret) Reveal() string { return string(s) }
+
+// String redacts the token.
+func (s Secret) String() string { return redacted }
+
+// GoString redacts the token under %#v.
+func (s Secret) GoString() string { return redacted }
+
+// LogValue redacts the token in structured logs.
+func (s Secret) LogValue() slog.Value { return slog.StringValue(redacted) }
+
+// MarshalText redacts the token in JSON and other encodings.
+func (s Secret) MarshalText() ([]byte, error) { return []byte(redacted), nil }
