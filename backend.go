@@ -5,7 +5,6 @@ package tokens
 import (
 	"context"
 	"errors"
-	"net/http"
 	"runtime/debug"
 	"strings"
 	"sync/atomic"
@@ -73,7 +72,7 @@ func newBackend(ctx context.Context, conf *logical.BackendConfig, clock func() t
 }
 
 // HandleRequest refuses what no handler should see, translates the errors of
-// callers into a 4xx, and keeps a panic from ending the process, which serves
+// callers into a 400, and keeps a panic from ending the process, which serves
 // other mounts as well.
 func (b *backend) HandleRequest(ctx context.Context, req *logical.Request) (resp *logical.Response, err error) {
 	defer func() {
@@ -93,18 +92,22 @@ func (b *backend) HandleRequest(ctx context.Context, req *logical.Request) (resp
 	return resp, nil
 }
 
-// refuse turns a caller's mistake into a 4xx; other errors pass.
+// HandleExistenceCheck tells a create from an update. It looks at the path
+// alone: what is wrong with the body is for HandleRequest to say.
+func (b *backend) HandleExistenceCheck(ctx context.Context, req *logical.Request) (checkFound, exists bool, err error) {
+	pathOnly := *req
+	pathOnly.Data = nil
+	return b.Backend.HandleExistenceCheck(ctx, &pathOnly)
+}
+
+// refuse turns a caller's mistake into a 400; other errors pass.
 func (b *backend) refuse(req *logical.Request, err error) (*logical.Response, error) {
 	var mistake *badinput.Error
 	if !errors.As(err, &mistake) {
 		return nil, err
 	}
-	b.Logger().Info("request refused", "operation", req.Operation, "field", mistake.Field, "reason", mistake.Problem, "status", mistake.Status)
-	if mistake.Status == http.StatusBadRequest {
-		return logical.ErrorResponse(mistake.Error()), nil
-	}
-	// Unwrapped: through a plugin process only then does the code arrive.
-	return nil, logical.CodedError(mistake.Status, mistake.Error())
+	b.Logger().Info("request refused", "operation", req.Operation, "field", mistake.Field, "reason", mistake.Problem)
+	return logical.ErrorResponse(mistake.Error()), nil
 }
 
 // periodic removes the records of expired tokens, a shard at a time: Vault

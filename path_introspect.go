@@ -99,9 +99,11 @@ func introspectionData(answer *token.Answer) map[string]any {
 	shown["scope"] = strings.Join(answer.Scopes, " ")
 	shown["client_id"] = answer.ClientID
 	shown["sub"] = answer.Subject
-	shown["aud"] = append([]string{}, answer.Audience...)
 	shown["iat"] = answer.IssuedAt.Unix()
 	shown["exp"] = answer.ExpiresAt.Unix()
+	if len(answer.Audience) > 0 {
+		shown["aud"] = answer.Audience
+	}
 	if answer.Issuer != "" {
 		shown["iss"] = answer.Issuer
 	}

@@ -73,7 +73,11 @@ role names it and every token that it signed has expired.`,
 }
 
 func (b *backend) keyExists(ctx context.Context, req *logical.Request, data *framework.FieldData) (bool, error) {
-	key, err := b.tokens.Keys.Get(ctx, req.Storage, data.Get("name").(string))
+	name, err := nameParameter(data)
+	if err != nil {
+		return false, nil // the handler refuses it
+	}
+	key, err := b.tokens.Keys.Get(ctx, req.Storage, name)
 	return key != nil, err
 }
 

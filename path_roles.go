@@ -196,7 +196,11 @@ func listFields(description string) map[string]*framework.FieldSchema {
 }
 
 func (b *backend) roleExists(ctx context.Context, req *logical.Request, data *framework.FieldData) (bool, error) {
-	r, err := b.tokens.Roles.Get(ctx, req.Storage, data.Get("name").(string))
+	name, err := nameParameter(data)
+	if err != nil {
+		return false, nil // the handler refuses it
+	}
+	r, err := b.tokens.Roles.Get(ctx, req.Storage, name)
 	return r != nil, err
 }
 
@@ -236,7 +240,7 @@ func (b *backend) pathRolesWrite(ctx context.Context, req *logical.Request, data
 
 func (b *backend) pathRolesPatch(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
 	return b.changeRole(ctx, req, data, func(name string) (*role.Role, error) {
-		return nil, badinput.NotFound("name", "role %q does not exist", name)
+		return nil, badinput.Field("name", "role %q does not exist; a patch changes what is there, so create it with a write", name)
 	})
 }
 

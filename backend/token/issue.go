@@ -57,7 +57,7 @@ func (s *Service) Issue(ctx context.Context, storage logical.Storage, request Re
 		return nil, err
 	}
 	if r == nil {
-		return nil, badinput.NotFound("role", "%q does not exist", request.Role)
+		return nil, badinput.Field("role", "%q does not exist; write it at roles/%s first", request.Role, request.Role)
 	}
 	ceilings, err := s.Config.Get(ctx, storage)
 	if err != nil {
