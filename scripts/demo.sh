@@ -42,7 +42,7 @@ trap finish EXIT
 introspect() {
   local variable=$1
   shift
-  run "printf %s \"\$$variable\" | vault write tokens/introspect token=- $*"
+  run "printf %s \"\$$variable\" | vault write tokens/introspect token=-${*:+ $*}"
 }
 
 listed() { grep -qx "$1" <<<"$out"; }

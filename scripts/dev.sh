@@ -39,8 +39,8 @@ export PATH=$work/bin:\$PATH
 
 Then, for example:
 
-vault read tokens/creds/orders-key
-vault write tokens/introspect token=THE_TOKEN_OF_THE_LAST_ANSWER
+TOKEN=\$(vault read -field=token tokens/creds/orders-key)
+printf %s "\$TOKEN" | vault write tokens/introspect token=-
 vault list tokens/tokens
 
 That token is Vault's root. With less power:

@@ -36,7 +36,7 @@ TEXT
 # not among their keys: no request needs them in its body (the role is in the
 # path), and a whole token put there by mistake would be readable.
 request_keys="token_type allowed_scopes default_scopes scopes required_scopes audience audiences ttl max_ttl not_before_leeway generate_lease max_tokens prefix bound_cidrs algorithm issuer"
-response_keys="token_id token_type role scope scopes audience aud iss jti kid issued_at expires_at allowed_scopes default_scopes audiences prefix bound_cidrs algorithm issuer"
+response_keys="token_id token_type role scope scopes audience aud client_id iss jti kid issued_at expires_at allowed_scopes default_scopes audiences prefix bound_cidrs algorithm issuer"
 
 # Keys that hold a secret in some request or response.
 secret_keys="token http_raw_body"
@@ -80,7 +80,9 @@ command -v "$cli" >/dev/null || die "no vault command found; set VAULT_BIN to it
 
 enable_device() {
   local devices current
-  devices=$("$cli" audit list -detailed) || die "cannot list the audit devices"
+  # Having none is an exit code too, told apart from a failure by its text.
+  devices=$("$cli" audit list -detailed 2>&1) || [[ $devices == *"No audit devices"* ]] ||
+    die "cannot list the audit devices: $devices"
   if ! grep -q "^$device/ " <<<"$devices"; then
     "$cli" audit enable -path="$device" file file_path="$audit_file"
     return
@@ -91,37 +93,37 @@ enable_device() {
   echo "Audit device $device/ writes to $audit_file already."
 }
 
-# list_of KEY: the words of a list in the mount's tuning, as `vault read` prints
-# it: [one two].
+# list_of KEY TUNING: the words of a list, as `vault read` prints it: [one two].
 list_of() {
-  awk -v key="$1" '$1 == key { $1 = ""; gsub(/[][]/, ""); print }' <<<"$tuning"
+  awk -v key="$1" '$1 == key { $1 = ""; gsub(/[][]/, ""); print }' <<<"$2"
 }
 
-# union WORD…: the words once each, separated by commas, as the CLI takes them.
-union() {
-  printf '%s\n' "$@" | sort -u | paste -sd, -
+# flags NAME WORD…: the words once each, one per line, as -NAME=WORD: the CLI
+# takes a list as a repeated flag and does not split at commas.
+flags() {
+  local name=$1
+  shift
+  printf '%s\n' "$@" | sort -u | sed "s/^/-$name=/"
 }
 
 tune_mount() {
-  local requests responses key
+  local tuning wanted key
   tuning=$("$cli" read "sys/mounts/$mount/tune") || die "cannot read the tuning of the mount $mount/"
   # Tuning replaces a list as a whole, so what is there is written again.
   # shellcheck disable=SC2046,SC2086 # lists of words
-  requests=$(union $request_keys $(list_of audit_non_hmac_request_keys))
-  # shellcheck disable=SC2046,SC2086
-  responses=$(union $response_keys $(list_of audit_non_hmac_response_keys))
+  wanted=$(
+    flags audit-non-hmac-request-keys $request_keys $(list_of audit_non_hmac_request_keys "$tuning")
+    flags audit-non-hmac-response-keys $response_keys $(list_of audit_non_hmac_response_keys "$tuning")
+    flags passthrough-request-headers $request_headers $(list_of passthrough_request_headers "$tuning")
+    flags allowed-response-headers $response_headers $(list_of allowed_response_headers "$tuning")
+  )
   for key in $secret_keys; do
-    case ",$requests,$responses," in
-    *",$key,"*) die "the mount $mount/ is tuned to write '$key' in clear, which can hold tokens; take it out with: vault secrets tune -audit-non-hmac-request-keys=… -audit-non-hmac-response-keys=… $mount/" ;;
-    esac
+    if grep -qx -- "-audit-non-hmac-re[a-z]*-keys=$key" <<<"$wanted"; then
+      die "$mount/ is tuned to write '$key' in clear, which can hold a token: take it out with 'vault secrets tune', then run this again"
+    fi
   done
-  # shellcheck disable=SC2046,SC2086
-  "$cli" secrets tune \
-    -audit-non-hmac-request-keys="$requests" \
-    -audit-non-hmac-response-keys="$responses" \
-    -passthrough-request-headers="$(union $request_headers $(list_of passthrough_request_headers))" \
-    -allowed-response-headers="$(union $response_headers $(list_of allowed_response_headers))" \
-    "$mount/"
+  # shellcheck disable=SC2086
+  "$cli" secrets tune $wanted "$mount/"
 }
 
 # The mount first: were the device on before, its first lines would hide what

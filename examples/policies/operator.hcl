@@ -21,18 +21,15 @@ path "tokens/tokens/*" {
   capabilities = ["read", "delete", "list"]
 }
 
-# Leases of this mount: list, look up, and revoke all those of a role at once.
+# The leases of this mount: list them, revoke one, revoke all those of a role.
+# For `vault lease revoke` and the API's sys/leases/revoke/<lease_id>; the form
+# with the id in the body would reach the leases of every mount.
 path "sys/leases/lookup/tokens/creds/*" {
   capabilities = ["list", "sudo"]
 }
+path "sys/leases/revoke/tokens/creds/*" {
+  capabilities = ["update"]
+}
 path "sys/leases/revoke-prefix/tokens/creds/*" {
   capabilities = ["update", "sudo"]
-}
-# Vault takes the lease's id in the body here, so this reaches the leases of
-# other mounts too, for whoever knows their ids.
-path "sys/leases/lookup" {
-  capabilities = ["update"]
-}
-path "sys/leases/revoke" {
-  capabilities = ["update"]
 }
