@@ -32,10 +32,11 @@ TEXT
 # are missing, and `token` above all. `sub` and `client_ip` are missing because
 # they may be personal data; their HMACs are still equal for equal values.
 #
-# Requests are what callers send, mistakes included. `token_id` and `role` are
-# not among their keys: no request needs them in its body (the role is in the
-# path), and a whole token put there by mistake would be readable.
-request_keys="token_type allowed_scopes default_scopes scopes required_scopes audience audiences ttl max_ttl not_before_leeway generate_lease max_tokens prefix bound_cidrs algorithm issuer"
+# Requests are what callers send, mistakes included: a whole token in the wrong
+# field must not become readable. So no field of the requests that carry a token
+# (introspect: client_ip, required_scopes, audience) is here, nor `token_id` and
+# `role`, which no body needs. What was granted is in the responses.
+request_keys="token_type allowed_scopes default_scopes scopes audiences ttl max_ttl not_before_leeway generate_lease max_tokens prefix bound_cidrs algorithm issuer"
 response_keys="token_id token_type role scope scopes audience aud client_id iss jti kid issued_at expires_at allowed_scopes default_scopes audiences prefix bound_cidrs algorithm issuer"
 
 # Keys that hold a secret in some request or response.
