@@ -9,7 +9,7 @@ import (
 	"maps"
 	"net/http"
 	"os"
-	"strings"
+	"regexp"
 	"testing"
 
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/test/vaulttest"
@@ -289,9 +289,9 @@ func (s *session) wantInactive(token string) {
 	}
 }
 
-// errorNames reports whether an answer's first error names field. An error
-// that the engine writes starts with it.
+// errorNames reports whether an answer's first error has the form
+// "<field>: <problem>", perhaps inside a message of Vault's own.
 func errorNames(resp *vaulttest.Response, field string) bool {
 	errs := resp.Errors()
-	return len(errs) > 0 && (strings.HasPrefix(errs[0], field+": ") || strings.Contains(errs[0], " "+field+": "))
+	return len(errs) > 0 && regexp.MustCompile(`(^|[^\w.])`+regexp.QuoteMeta(field)+`: .`).MatchString(errs[0])
 }

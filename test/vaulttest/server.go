@@ -435,13 +435,19 @@ func (s *Server) CLIEnv() []string {
 	return env
 }
 
-// LogTail is the end of the server's log, for failures.
+// LogTail is the end of the server's log, for failures; without the trace
+// level, which has several lines for every request.
 func (s *Server) LogTail(lines int) string {
 	raw, err := os.ReadFile(s.LogFile)
 	if err != nil {
 		return err.Error()
 	}
-	all := strings.Split(strings.TrimRight(string(raw), "\n"), "\n")
+	var all []string
+	for line := range strings.Lines(string(raw)) {
+		if !strings.Contains(line, " [TRACE] ") {
+			all = append(all, strings.TrimSuffix(line, "\n"))
+		}
+	}
 	if len(all) > lines {
 		all = all[len(all)-lines:]
 	}
