@@ -263,13 +263,3 @@ func responds(status int, fields map[string]*framework.FieldSchema) map[int][]fr
 func field(t framework.FieldType, description string) *framework.FieldSchema {
 	return &framework.FieldSchema{Type: t, Description: description}
 }
-
-// rawFields declares the fields of an answer that Vault passes on unparsed.
-func rawFields() map[string]*framework.FieldSchema {
-	return map[string]*framework.FieldSchema{
-		logical.HTTPStatusCode:         field(framework.TypeInt, "Status code."),
-		logical.HTTPContentType:        field(framework.TypeString, "Media type."),
-		logical.HTTPRawBody:            field(framework.TypeString, "Body."),
-		logical.HTTPCacheControlHeader: field(framework.TypeString, "Cache-Control."),
-	}
-}

@@ -15,7 +15,7 @@ func (b *backend) pathJWKS() []*framework.Path {
 			logical.ReadOperation: &framework.PathOperation{
 				Callback:  b.pathJWKSRead,
 				Summary:   "Read the public keys that verify JWTs.",
-				Responses: responds(http.StatusOK, rawFields()),
+				Responses: responds(http.StatusOK, nil),
 			},
 		},
 		HelpSynopsis: "The JSON Web Key Set (RFC 7517) that verifies JWTs.",
