@@ -91,7 +91,6 @@ func common(t *testing.T) *server {
 func own(t *testing.T, opts vaulttest.Options) *server {
 	t.Helper()
 	opts.Vault, opts.Plugin = binaries(t)
-	opts.Audit = true
 	s, err := newServer(opts)
 	if err != nil {
 		t.Fatal(err)

@@ -28,6 +28,9 @@ type Secrets struct {
 // Add remembers a token: of an opaque one the secret part, of a JWT the
 // signature. The full token contains either, so it need not be looked for.
 func (s *Secrets) Add(token, owner string) {
+	if token == "" {
+		return
+	}
 	needle := token
 	if parts := strings.Split(token, "."); len(parts) == 3 {
 		needle = parts[2]

@@ -276,6 +276,14 @@ func (s *Server) unseal(ctx context.Context) error {
 	return err
 }
 
+// Unseal unseals a sealed server and waits until it is active.
+func (s *Server) Unseal(ctx context.Context) error {
+	if err := s.unseal(ctx); err != nil {
+		return err
+	}
+	return s.awaitActive(ctx)
+}
+
 // awaitActive waits until the node is unsealed and the active one.
 func (s *Server) awaitActive(ctx context.Context) error {
 	return s.awaitHealth(ctx, http.StatusOK)
@@ -417,13 +425,16 @@ func (s *Server) rejoin(ctx context.Context) error {
 	return s.unseal(ctx)
 }
 
-// Close ends the server and removes its files. It may be called twice.
+// Close ends the server and removes its files, unless $VAULTTEST_KEEP is set.
+// It may be called twice.
 func (s *Server) Close() {
 	if s.proc != nil {
 		s.proc.kill() // nothing here is worth an orderly end
 	}
 	s.http.CloseIdleConnections()
-	_ = os.RemoveAll(s.dir)
+	if os.Getenv("VAULTTEST_KEEP") == "" {
+		_ = os.RemoveAll(s.dir)
+	}
 }
 
 // CLIEnv is the environment in which the vault command reaches the server.
