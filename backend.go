@@ -16,6 +16,7 @@ import (
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/badinput"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/keyring"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/token"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/wire"
 )
 
 // Version is the version that Vault shows for the plugin; semver with a v.
@@ -95,6 +96,9 @@ func (b *backend) HandleRequest(ctx context.Context, req *logical.Request) (resp
 // HandleExistenceCheck tells a create from an update. It looks at the path
 // alone: what is wrong with the body is for HandleRequest to say.
 func (b *backend) HandleExistenceCheck(ctx context.Context, req *logical.Request) (checkFound, exists bool, err error) {
+	if !strings.HasPrefix(req.Path, "roles/") && !strings.HasPrefix(req.Path, "keys/") {
+		return false, false, nil // nothing else is created by name
+	}
 	pathOnly := *req
 	pathOnly.Data = nil
 	return b.Backend.HandleExistenceCheck(ctx, &pathOnly)
@@ -106,8 +110,10 @@ func (b *backend) refuse(req *logical.Request, err error) (*logical.Response, er
 	if !errors.As(err, &mistake) {
 		return nil, err
 	}
-	b.Logger().Info("request refused", "operation", req.Operation, "field", mistake.Field, "reason", mistake.Problem)
-	return logical.ErrorResponse(mistake.Error()), nil
+	// Errors stand in the log and in the audit log in clear, and a caller may
+	// have put a token where something else belongs.
+	b.Logger().Info("request refused", "operation", req.Operation, "field", mistake.Field, "reason", wire.Redact(mistake.Problem))
+	return logical.ErrorResponse(wire.Redact(mistake.Error())), nil
 }
 
 // periodic removes the records of expired tokens, a shard at a time: Vault

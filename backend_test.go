@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"reflect"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -452,3 +453,28 @@ func TestPanicIsAnError(t *testing.T) {
 }
 
 func deepEqual(a, b any) bool { return reflect.DeepEqual(a, b) }
+
+// A token in a field where none belongs must not come back in the error, which
+// stands in the audit log in clear.
+func TestMisplacedTokenIsNotRepeated(t *testing.T) {
+	m := newMount(t).withRoles()
+	for _, kind := range []string{"api_key", "jwt"} {
+		token := m.must(logical.ReadOperation, "creds/"+kind, nil).Data["token"].(string)
+		for path, data := range map[string]map[string]any{
+			"creds/api_key":  {"scopes": token},
+			"creds/bearer":   {"audience": token, "metadata": map[string]any{"a": "b"}},
+			"creds/jwt":      {token: "x"},
+			"creds/" + token: nil,
+			"roles/" + token: {"ttl": 1},
+			"roles/jwt":      {"bound_cidrs": token},
+			"roles/bearer":   {"default_scopes": []any{token}},
+			"introspect":     {"token": token, "required_scopes": token + " x"},
+			"revoke":         {"token": map[string]any{"token": token}},
+		} {
+			message := m.refused(logical.UpdateOperation, path, data)
+			if strings.Contains(message, token[len(token)-30:]) {
+				t.Errorf("%.12s: %s", path, message)
+			}
+		}
+	}
+}

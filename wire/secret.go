@@ -1,8 +1,17 @@
 package wire
 
-import "log/slog"
+import (
+	"log/slog"
+	"regexp"
+)
 
 const redacted = "[redacted]"
+
+// tokenLike matches what is, or is a large part of, an opaque token or a JWT.
+var tokenLike = regexp.MustCompile(`[0-9A-Za-z]{40,}|eyJ[0-9A-Za-z_-]{8,}(\.[0-9A-Za-z_-]*)*`)
+
+// Redact returns text with everything that may be a token taken out.
+func Redact(text string) string { return tokenLike.ReplaceAllString(text, redacted) }
 
 // Secret is an issued token in the form that its bearer presents: an opaque
 // token or a JWT in compact serialization. It redacts itself wherever values

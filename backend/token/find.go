@@ -2,6 +2,7 @@ package token
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"strings"
 
@@ -74,34 +75,9 @@ func (s *Service) findOpaque(ctx context.Context, storage logical.Storage, text 
 var errUnknownKey = errors.New("unknown key")
 
 func (s *Service) findJWT(ctx context.Context, storage logical.Storage, text string) (found, error) {
-	var storageErr error
-	claims := &Claims{}
-	// The algorithm is the key's, never the token's choice. Claims are checked
-	// below, against the injected clock.
-	parser := jwt.NewParser(jwt.WithoutClaimsValidation(), jwt.WithStrictDecoding())
-	_, err := parser.ParseWithClaims(text, claims, func(token *jwt.Token) (any, error) {
-		id, _ := token.Header["kid"].(string)
-		_, critical := token.Header["crit"]
-		if token.Header["typ"] != JWTType || critical {
-			return nil, errUnknownKey
-		}
-		version, err := s.Keys.Published(ctx, storage, id)
-		if err != nil {
-			storageErr = err
-			return nil, err
-		}
-		if version == nil || version.Method().Alg() != token.Method.Alg() {
-			return nil, errUnknownKey
-		}
-		return version.Public(), nil
-	})
-	switch {
-	case storageErr != nil:
-		return found{}, storageErr
-	case errors.Is(err, jwt.ErrTokenMalformed):
-		return found{inactive: Malformed}, nil
-	case err != nil:
-		return found{inactive: Unknown}, nil
+	claims, inactive, err := s.verify(ctx, storage, text)
+	if err != nil || inactive != "" {
+		return found{inactive: inactive}, err
 	}
 	now := s.clock().Unix()
 	switch {
@@ -120,4 +96,59 @@ func (s *Service) findJWT(ctx context.Context, storage logical.Storage, text str
 		return found{inactive: IsRevoked}, nil
 	}
 	return found{claims: claims, place: place, role: role}, nil
+}
+
+// signature is a JWT whose signature was found good, and the key that made it.
+type signature struct {
+	claims *Claims
+	key    string
+}
+
+// verify checks a JWT's type and signature, once: a good signature stays good
+// for as long as its key is published. The claims are for the caller to judge.
+func (s *Service) verify(ctx context.Context, storage logical.Storage, text string) (*Claims, Inactive, error) {
+	digest := sha256.Sum256([]byte(text))
+	if known, ok := s.signatures.Get(digest); ok {
+		version, err := s.Keys.Published(ctx, storage, known.key)
+		if err != nil {
+			return nil, "", err
+		}
+		if version == nil {
+			return nil, Unknown, nil
+		}
+		return known.claims, "", nil
+	}
+	var storageErr error
+	claims := &Claims{}
+	var key string
+	// The algorithm is the key's, never the token's choice. Times are checked
+	// by the caller, against the injected clock.
+	parser := jwt.NewParser(jwt.WithoutClaimsValidation(), jwt.WithStrictDecoding())
+	_, err := parser.ParseWithClaims(text, claims, func(token *jwt.Token) (any, error) {
+		id, _ := token.Header["kid"].(string)
+		_, critical := token.Header["crit"]
+		if token.Header["typ"] != JWTType || critical {
+			return nil, errUnknownKey
+		}
+		version, err := s.Keys.Published(ctx, storage, id)
+		if err != nil {
+			storageErr = err
+			return nil, err
+		}
+		if version == nil || version.Method().Alg() != token.Method.Alg() {
+			return nil, errUnknownKey
+		}
+		key = id
+		return version.Public(), nil
+	})
+	switch {
+	case storageErr != nil:
+		return nil, "", storageErr
+	case errors.Is(err, jwt.ErrTokenMalformed):
+		return nil, Malformed, nil
+	case err != nil:
+		return nil, Unknown, nil
+	}
+	s.signatures.Add(digest, signature{claims, key})
+	return claims, "", nil
 }

@@ -3,11 +3,13 @@ package token
 
 import (
 	"context"
+	"crypto/sha256"
 	"io"
 	"slices"
 	"strings"
 	"time"
 
+	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/hashicorp/vault/sdk/logical"
 
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/config"
@@ -20,8 +22,10 @@ import (
 
 const rolePrefix = "role/"
 
-// cachedRoles bounds the roles in memory.
-const cachedRoles = 1 << 12
+const (
+	cachedRoles      = 1 << 12 // bounds the roles in memory
+	cachedSignatures = 1 << 14 // bounds the verified JWTs in memory; one takes about 1 KiB
+)
 
 // Service is everything behind the doors of one mount.
 type Service struct {
@@ -30,24 +34,31 @@ type Service struct {
 	Keys   *keyring.Keyring
 	Lists  *statuslist.Lists
 
-	records *records
-	system  logical.SystemView
-	clock   func() time.Time
-	random  io.Reader
+	records    *records
+	signatures *lru.Cache[[sha256.Size]byte, signature] // good ones, by the JWT's hash
+	system     logical.SystemView
+	clock      func() time.Time
+	random     io.Reader
 }
 
 // NewService returns the service of a mount. The clock decides what has
 // expired; random is where ids, secrets and keys come from.
 func NewService(system logical.SystemView, clock func() time.Time, random io.Reader) *Service {
+	signatures, err := lru.New[[sha256.Size]byte, signature](cachedSignatures)
+	if err != nil {
+		panic(err) // a size below one is a mistake in the program
+	}
 	return &Service{
 		Config:  config.NewStore(),
 		Roles:   store.New[role.Role](rolePrefix, cachedRoles),
 		Keys:    keyring.New(clock, random),
 		Lists:   statuslist.New(clock, random),
 		records: newRecords(clock),
-		system:  system,
-		clock:   clock,
-		random:  random,
+
+		signatures: signatures,
+		system:     system,
+		clock:      clock,
+		random:     random,
 	}
 }
 
