@@ -189,7 +189,14 @@ func (a *answer) rewritten(printed string) string {
 	if decoder.Decode(&got) != nil {
 		return printed
 	}
-	return shortened(string(encodeJSON(withoutEnvelope(got, shown))))
+	return shortened(inOneLine(string(encodeJSON(withoutEnvelope(got, shown)))))
+}
+
+// inOneLine joins short lists of strings.
+func inOneLine(indented string) string {
+	return regexp.MustCompile(`\[\s+"[^\[\]{}]{1,100}"\s+\]`).ReplaceAllStringFunc(indented, func(list string) string {
+		return "[" + regexp.MustCompile(`\s*\n\s*`).ReplaceAllString(strings.Trim(list[1:len(list)-1], " \n"), " ") + "]"
+	})
 }
 
 func TestDocumentsAnswersAreCompared(t *testing.T) {
