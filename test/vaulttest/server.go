@@ -56,7 +56,11 @@ type Server struct {
 	tls         *identity
 	http        *http.Client
 	proc        *process
+	onClose     []func()
 }
+
+// OnClose has f called when the server is closed.
+func (s *Server) OnClose(f func()) { s.onClose = append(s.onClose, f) }
 
 // Start runs a server and makes it ready: initialised, unsealed, audited and
 // with the engine enabled. Close it whatever happens next.
@@ -435,6 +439,10 @@ func (s *Server) Close() {
 	if os.Getenv("VAULTTEST_KEEP") == "" {
 		_ = os.RemoveAll(s.dir)
 	}
+	for _, f := range s.onClose {
+		f()
+	}
+	s.onClose = nil
 }
 
 // CLIEnv is the environment in which the vault command reaches the server.

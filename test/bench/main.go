@@ -1,0 +1,200 @@
+// Command bench compares the engine's speed with that of Vault's own tokens,
+// on one raft-backed Vault with a file audit device, as a caller without root
+// sees it over HTTP.
+//
+// The machine's speed wanders, so figures of different moments are no measure.
+// Operations take turns in short slices, and what counts is the ratio of two
+// of them within the same round.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"runtime"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/test/vaulttest"
+)
+
+type settings struct {
+	rounds   int
+	clients  int
+	duration time.Duration
+	asJSON   bool
+	check    bool
+}
+
+func main() {
+	var s settings
+	flag.IntVar(&s.rounds, "rounds", 7, "how often every operation has its turn")
+	flag.IntVar(&s.clients, "clients", 8, "concurrent clients, each with a connection of its own")
+	flag.DurationVar(&s.duration, "duration", time.Second, "length of one turn")
+	flag.BoolVar(&s.asJSON, "json", false, "print the result as JSON")
+	flag.BoolVar(&s.check, "check", false, "exit with 1 if a goal is missed")
+	flag.Parse()
+	if s.rounds < 1 || s.clients < 1 || s.duration <= 0 || flag.NArg() > 0 {
+		flag.Usage()
+		os.Exit(2)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	code, err := run(ctx, s)
+	stop()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		code = 1
+	}
+	os.Exit(code)
+}
+
+// run measures and prints. An interrupt ends it early, with the rounds that
+// were complete.
+func run(ctx context.Context, s settings) (int, error) {
+	server, err := startServer(ctx)
+	if err != nil {
+		return 1, err
+	}
+	defer server.Close()
+	operations, err := prepare(ctx, server)
+	if err != nil {
+		return 1, err
+	}
+	results, err := measure(ctx, s, server, operations)
+	if err != nil {
+		return 1, err
+	}
+	report := summarize(s, results)
+	if s.asJSON {
+		err = printJSON(os.Stdout, report)
+	} else {
+		err = printTable(os.Stdout, report)
+	}
+	switch {
+	case err != nil:
+		return 1, err
+	case ctx.Err() != nil:
+		return 130, nil
+	case s.check && !report.goalsMet():
+		return 1, errors.New("a goal was missed")
+	}
+	return 0, nil
+}
+
+func startServer(ctx context.Context) (*vaulttest.Server, error) {
+	vault, err := vaulttest.VaultBinary(ctx)
+	if err != nil {
+		return nil, err
+	}
+	dir, err := os.MkdirTemp("", "bench-plugin-")
+	if err != nil {
+		return nil, err
+	}
+	progress("building the plugin, starting Vault")
+	plugin, err := vaulttest.BuildPlugin(ctx, dir, false)
+	if err != nil {
+		_ = os.RemoveAll(dir)
+		return nil, err
+	}
+	server, err := vaulttest.Start(ctx, vaulttest.Options{Vault: vault, Plugin: plugin, Raft: true, Audit: true, LogLevel: "info"})
+	if err != nil {
+		_ = os.RemoveAll(dir)
+		return nil, err
+	}
+	server.OnClose(func() { _ = os.RemoveAll(dir) })
+	return server, nil
+}
+
+// measure gives every operation its turn, round after round, after a short one
+// that does not count. Interrupted, it returns the rounds that were complete:
+// half a round would skew the ratios.
+func measure(ctx context.Context, s settings, server *vaulttest.Server, operations []operation) ([]result, error) {
+	results := make([]result, len(operations))
+	for i, op := range operations {
+		results[i].operation = op
+		progress("warming up: %s", op.name)
+		if _, err := turn(ctx, server, op, s.clients, min(s.duration, 300*time.Millisecond)); err != nil {
+			return nil, err
+		}
+	}
+	for round := range s.rounds {
+		slices := make([]slice, len(operations))
+		for i, op := range operations {
+			progress("round %d of %d: %s", round+1, s.rounds, op.name)
+			var err error
+			if slices[i], err = turn(ctx, server, op, s.clients, s.duration); err != nil {
+				return nil, err
+			}
+		}
+		switch {
+		case ctx.Err() != nil && round == 0:
+			return nil, errors.New("interrupted before the first round was complete")
+		case ctx.Err() != nil:
+			return results, nil
+		}
+		for i := range results {
+			results[i].add(slices[i])
+		}
+	}
+	return results, nil
+}
+
+var onTerminal = isTerminal(os.Stderr)
+
+func isTerminal(f *os.File) bool {
+	info, err := f.Stat()
+	return err == nil && info.Mode()&os.ModeCharDevice != 0
+}
+
+// progress replaces the line on a terminal. Elsewhere it would fill a log, so
+// it writes a line only every ten seconds.
+func progress(format string, args ...any) {
+	switch text := fmt.Sprintf(format, args...); {
+	case onTerminal:
+		fmt.Fprintf(os.Stderr, "\r\033[K%s", text)
+	case time.Since(lastProgress) > 10*time.Second:
+		lastProgress = time.Now()
+		fmt.Fprintln(os.Stderr, text)
+	}
+}
+
+var lastProgress time.Time
+
+func printJSON(w io.Writer, r report) error {
+	encoder := json.NewEncoder(w)
+	encoder.SetIndent("", "  ")
+	return encoder.Encode(r)
+}
+
+func printTable(w io.Writer, r report) error {
+	if onTerminal {
+		fmt.Fprint(os.Stderr, "\r\033[K")
+	}
+	fmt.Fprintf(w, "%d clients, %d rounds of %s per operation, %d CPUs; raft storage, file audit device, no root token\n\n",
+		r.Clients, r.Rounds, r.Turn, runtime.NumCPU())
+	var out strings.Builder
+	fmt.Fprintf(&out, "%-46s %10s %8s %8s\n", "operation", "requests/s", "p50 ms", "p99 ms")
+	for _, op := range r.Operations {
+		fmt.Fprintf(&out, "%-46s %10.0f %8.2f %8.2f\n", op.Name, op.PerSecond, op.P50, op.P99)
+	}
+	fmt.Fprintf(&out, "\n%-46s %10s %8s\n", "compared with", "ratio", "goal")
+	for _, c := range r.Comparisons {
+		goal, verdict := "", ""
+		if c.Goal > 0 {
+			goal, verdict = fmt.Sprintf("≥ %.1f", c.Goal), "reached"
+			if !c.Met {
+				verdict = "MISSED"
+			}
+		}
+		line := fmt.Sprintf("%-46s %10.2f %8s %8s", c.Operation+" : "+c.Peer, c.Ratio, goal, verdict)
+		fmt.Fprintln(&out, strings.TrimRight(line, " "))
+	}
+	_, err := io.WriteString(w, out.String())
+	return err
+}
