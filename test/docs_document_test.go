@@ -126,15 +126,32 @@ func (d *document) spans() map[int][]string {
 	return spans
 }
 
-// links returns the targets of the document's links to files, by line.
-func (d *document) links() map[int][]string {
-	links, target := map[int][]string{}, regexp.MustCompile(`\]\(([^)#]*)(#[^)]*)?\)`)
+// link is a link to a file of the repository, or to a heading (anchor) in it.
+type link struct {
+	line         int
+	file, anchor string // file is "" for the document itself
+}
+
+func (d *document) links() []link {
+	var links []link
+	target := regexp.MustCompile(`\]\(([^)#]*)(?:#([^)]*))?\)`)
 	for i, line := range d.lines {
 		for _, m := range target.FindAllStringSubmatch(line, -1) {
-			if m[1] != "" && !strings.Contains(m[1], "://") {
-				links[i+1] = append(links[i+1], m[1])
+			if !strings.Contains(m[1], "://") {
+				links = append(links, link{i + 1, m[1], m[2]})
 			}
 		}
 	}
 	return links
+}
+
+// anchors returns the names that GitHub gives to the headings of a Markdown
+// text: lower case, without punctuation, with - for spaces.
+func anchors(markdown string) map[string]bool {
+	names := map[string]bool{}
+	for _, m := range regexp.MustCompile(`(?m)^#+ (.+)$`).FindAllStringSubmatch(markdown, -1) {
+		plain := regexp.MustCompile(`[^\w\- ]`).ReplaceAllString(strings.ToLower(m[1]), "")
+		names[strings.ReplaceAll(plain, " ", "-")] = true
+	}
+	return names
 }

@@ -190,11 +190,15 @@ func TestDocumentsNameWhatExists(t *testing.T) {
 				}
 			}
 		}
-		for line, links := range doc.links() {
-			for _, link := range links {
-				if _, err := os.Stat(filepath.Join(repository(), filepath.Dir(doc.name), link)); err != nil {
-					t.Errorf("%s:%d: the link leads nowhere: %v", doc.name, line, err)
-				}
+		for _, l := range doc.links() {
+			file := doc.name
+			if l.file != "" {
+				file = filepath.Join(filepath.Dir(doc.name), l.file)
+			}
+			if _, err := os.Stat(filepath.Join(repository(), file)); err != nil {
+				t.Errorf("%s:%d: the link leads nowhere: %v", doc.name, l.line, err)
+			} else if l.anchor != "" && !anchors(read(t, file))[l.anchor] {
+				t.Errorf("%s:%d: %s has no heading #%s", doc.name, l.line, file, l.anchor)
 			}
 		}
 	}
