@@ -50,7 +50,7 @@ func newBackend(ctx context.Context, conf *logical.BackendConfig, clock func() t
 		BackendType:    logical.TypeLogical,
 		RunningVersion: Version,
 		PathsSpecial: &logical.Paths{
-			Unauthenticated: []string{"jwks"},
+			Unauthenticated: []string{"jwks", pathOpenIDConfiguration, pathOAuthServer, "status/*"},
 			SealWrapStorage: []string{keyring.StoragePrefix},
 		},
 		Secrets:      b.secrets(),
@@ -67,6 +67,8 @@ func newBackend(ctx context.Context, conf *logical.BackendConfig, clock func() t
 		b.pathRevoke(),
 		b.pathKeys(),
 		b.pathJWKS(),
+		b.pathDiscovery(),
+		b.pathStatus(),
 	)
 	b.bodies = bodyFields(b.Paths)
 	return b, b.Setup(ctx, &withSystem)
@@ -116,15 +118,21 @@ func (b *backend) refuse(req *logical.Request, err error) (*logical.Response, er
 	return logical.ErrorResponse(wire.Redact(mistake.Error())), nil
 }
 
-// periodic removes the records of expired tokens, a shard at a time: Vault
-// calls it every minute, so that each record is seen about once an hour.
+// periodic is called by Vault every minute: keys are rotated when they are due,
+// and every expired record is removed within about an hour.
 func (b *backend) periodic(ctx context.Context, req *logical.Request) error {
 	if !b.WriteSafeReplicationState() {
 		return nil
 	}
-	removed, err := b.tokens.Tidy(ctx, req.Storage, int(b.turn.Add(1)))
-	if removed > 0 {
-		b.Logger().Info("expired tokens removed", "count", removed)
+	done, err := b.tokens.Maintain(ctx, req.Storage, int(b.turn.Add(1)))
+	if done == nil {
+		return err
+	}
+	if done.Records > 0 || done.Lists > 0 {
+		b.Logger().Info("expired tokens removed", "records", done.Records, "status_lists", done.Lists)
+	}
+	for _, rotation := range done.Rotations {
+		b.logRotation(rotation)
 	}
 	return err
 }

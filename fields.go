@@ -52,7 +52,7 @@ func (b *backend) checkRequest(req *logical.Request) error {
 	switch req.Operation {
 	case logical.CreateOperation, logical.UpdateOperation, logical.PatchOperation:
 	case logical.ReadOperation, logical.ListOperation, logical.DeleteOperation:
-		if slices.Contains(b.PathsSpecial.Unauthenticated, req.Path) {
+		if b.unauthenticated(req.Path) {
 			req.Data = nil // such as a parameter that is there to avoid a cache
 			return nil
 		}
@@ -71,6 +71,14 @@ func (b *backend) checkRequest(req *logical.Request) error {
 		req.Data[name] = value
 	}
 	return nil
+}
+
+// unauthenticated reports whether a path needs no Vault token.
+func (b *backend) unauthenticated(path string) bool {
+	return slices.ContainsFunc(b.PathsSpecial.Unauthenticated, func(special string) bool {
+		prefix, isPrefix := strings.CutSuffix(special, "*")
+		return path == special || isPrefix && strings.HasPrefix(path, prefix)
+	})
 }
 
 func isWrite(operation logical.Operation) bool {

@@ -3,6 +3,7 @@ package tokens
 import (
 	"context"
 	"net/http"
+	"time"
 
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
@@ -10,9 +11,11 @@ import (
 
 func configFields() map[string]*framework.FieldSchema {
 	return map[string]*framework.FieldSchema{
-		"issuer":         field(framework.TypeString, "Public URL of this mount, such as https://vault.example.com/v1/tokens. Needed before a JWT can be issued. https, or http for a loopback host."),
-		"allowed_scopes": field(framework.TypeCommaStringSlice, "Ceiling over all roles: no other scope is ever issued. * stands for any run of characters. Default *; empty allows nothing."),
-		"max_ttl":        field(framework.TypeDurationSecond, "Ceiling over all roles: no token lives longer. Default 0: Vault's own maximum."),
+		"issuer":               field(framework.TypeString, "Public URL of this mount, such as https://vault.example.com/v1/tokens. Needed before a JWT can be issued. https, or http for a loopback host."),
+		"allowed_scopes":       field(framework.TypeCommaStringSlice, "Ceiling over all roles: no other scope is ever issued. * stands for any run of characters. Default *; empty allows nothing."),
+		"max_ttl":              field(framework.TypeDurationSecond, "Ceiling over all roles: no token lives longer. Default 0: Vault's own maximum."),
+		"status_list_ttl":      field(framework.TypeDurationSecond, "For how long a verifier may use a copy of a status list before it fetches a new one, and so how late it learns of a revocation. Default 5s."),
+		"status_list_lifetime": field(framework.TypeDurationSecond, "For how long a verifier may use a copy while it cannot fetch a new one. Default 1h."),
 	}
 }
 
@@ -47,9 +50,11 @@ func (b *backend) pathConfigRead(ctx context.Context, req *logical.Request, _ *f
 		return nil, err
 	}
 	return &logical.Response{Data: map[string]any{
-		"issuer":         c.Issuer,
-		"allowed_scopes": c.AllowedScopes,
-		"max_ttl":        int64(c.MaxTTL.Seconds()),
+		"issuer":               c.Issuer,
+		"allowed_scopes":       c.AllowedScopes,
+		"max_ttl":              int64(c.MaxTTL.Seconds()),
+		"status_list_ttl":      int64(c.StatusListTTL.Seconds()),
+		"status_list_lifetime": int64(c.StatusListLifetime.Seconds()),
 	}}, nil
 }
 
@@ -66,8 +71,14 @@ func (b *backend) pathConfigWrite(ctx context.Context, req *logical.Request, dat
 	if scopes := optional[[]string](data, "allowed_scopes"); scopes != nil {
 		c.AllowedScopes = *scopes
 	}
-	if _, ok := data.GetOk("max_ttl"); ok {
-		c.MaxTTL = seconds(data, "max_ttl")
+	for name, at := range map[string]*time.Duration{
+		"max_ttl":              &c.MaxTTL,
+		"status_list_ttl":      &c.StatusListTTL,
+		"status_list_lifetime": &c.StatusListLifetime,
+	} {
+		if _, ok := data.GetOk(name); ok {
+			*at = seconds(data, name)
+		}
 	}
 	if err := c.Validate(); err != nil {
 		return nil, err

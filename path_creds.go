@@ -27,6 +27,7 @@ func tokenFields() map[string]*framework.FieldSchema {
 		"issued_at":  field(framework.TypeString, "When it was issued (RFC 3339)."),
 		"expires_at": field(framework.TypeString, "When it ends, unless renewed (RFC 3339)."),
 		"metadata":   field(framework.TypeMap, "Metadata, if any."),
+		"cnf":        field(framework.TypeMap, "Key that the bearer must prove to hold, if any."),
 	}
 }
 
@@ -44,6 +45,7 @@ func (b *backend) pathCreds() []*framework.Path {
 			"ttl":      field(framework.TypeDurationSecond, "A shorter life than the role's ttl."),
 			"audience": field(framework.TypeCommaStringSlice, "Some of the role's audiences."),
 			"metadata": field(framework.TypeKVPairs, "Metadata in addition to the role's."),
+			"cnf":      field(framework.TypeKVPairs, "Binds the token to a key that its bearer must prove to hold: jkt, the SHA-256 thumbprint of a DPoP key (RFC 9449), or x5t#S256, that of a client certificate (RFC 8705)."),
 		},
 		Operations: map[logical.Operation]framework.OperationHandler{
 			logical.ReadOperation: &framework.PathOperation{
@@ -74,6 +76,7 @@ func (b *backend) pathCredsRead(ctx context.Context, req *logical.Request, data 
 		Scopes:   optional[[]string](data, "scopes"),
 		Audience: optional[[]string](data, "audience"),
 		Metadata: data.Get("metadata").(map[string]string),
+		Cnf:      data.Get("cnf").(map[string]string),
 		Caller:   template.Caller{EntityID: req.EntityID, DisplayName: req.DisplayName, Source: b.System()},
 	}
 	if _, ok := data.GetOk("ttl"); ok {
@@ -104,6 +107,9 @@ func (b *backend) issuedResponse(issued *token.Issued) *logical.Response {
 		"issued_at":  issued.IssuedAt.Format(time.RFC3339),
 		"expires_at": issued.ExpiresAt.Format(time.RFC3339),
 		"expires_in": int64(issued.TTL.Seconds()),
+	}
+	if issued.Cnf != nil {
+		shown["cnf"] = issued.Cnf.Map()
 	}
 	if len(issued.Metadata) > 0 {
 		shown["metadata"] = stringMap(issued.Metadata)

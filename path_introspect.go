@@ -52,6 +52,7 @@ func introspectionFields() map[string]*framework.FieldSchema {
 		"exp":              field(framework.TypeInt64, "Expiry, in seconds since 1970."),
 		"nbf":              field(framework.TypeInt64, "jwt: start of validity, in seconds since 1970."),
 		"jti":              field(framework.TypeString, "jwt: the same as token_id."),
+		"cnf":              field(framework.TypeMap, "Key that the bearer must prove to hold, if any: jkt (DPoP) or x5t#S256 (mTLS)."),
 		"metadata":         field(framework.TypeMap, "Metadata, if any."),
 		"scope_failed":     field(framework.TypeBool, "The token lacks a required scope."),
 		"audience_failed":  field(framework.TypeBool, "The token is not for that audience."),
@@ -110,6 +111,9 @@ func introspectionData(answer *token.Answer) map[string]any {
 	if !answer.NotBefore.IsZero() {
 		shown["nbf"] = answer.NotBefore.Unix()
 		shown["jti"] = answer.ID
+	}
+	if answer.Cnf != nil {
+		shown["cnf"] = answer.Cnf.Map()
 	}
 	if len(answer.Metadata) > 0 {
 		shown["metadata"] = stringMap(answer.Metadata)

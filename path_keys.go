@@ -18,11 +18,12 @@ import (
 
 func (b *backend) pathKeys() []*framework.Path {
 	name := field(framework.TypeString, "Name of the key. Case matters.")
-	algorithm := field(framework.TypeString, "Signature algorithm: "+strings.Join(keyring.AlgorithmNames(), ", ")+". Cannot change.")
-	algorithm.Default = keyring.DefaultAlgorithm
+	algorithm := field(framework.TypeString, "Signature algorithm: "+strings.Join(keyring.AlgorithmNames(), ", ")+". Default ES256. Cannot change.")
+	period := field(framework.TypeDurationSecond, "How often the key is rotated by itself, at least 10m. Default 0: on demand only.")
+	allowed := field(framework.TypeCommaStringSlice, "Roles that may use the key. * stands for any run of characters. Default *; empty allows none.")
 	write := &framework.PathOperation{
 		Callback:                    b.pathKeysWrite,
-		Summary:                     "Create a signing key.",
+		Summary:                     "Create or change a signing key.",
 		ForwardPerformanceStandby:   true,
 		ForwardPerformanceSecondary: true,
 		Responses:                   responds(http.StatusNoContent, nil),
@@ -41,17 +42,50 @@ func (b *backend) pathKeys() []*framework.Path {
 			HelpDescription: "Signing keys sign JWTs; see keys/<name>.",
 		},
 		{
-			Pattern:        "keys/(?P<name>.+)",
-			Fields:         map[string]*framework.FieldSchema{"name": name, "algorithm": algorithm},
+			Pattern: "keys/(?P<name>[^/]+)/rotate",
+			Fields: map[string]*framework.FieldSchema{
+				"name":      name,
+				"emergency": field(framework.TypeBool, "Drop every version at once, for a key that leaked: all tokens that it signed stop working. Default false."),
+			},
+			Operations: map[logical.Operation]framework.OperationHandler{
+				logical.UpdateOperation: &framework.PathOperation{
+					Callback:                    b.pathKeysRotate,
+					Summary:                     "Rotate a signing key now.",
+					ForwardPerformanceStandby:   true,
+					ForwardPerformanceSecondary: true,
+					Responses: responds(http.StatusOK, map[string]*framework.FieldSchema{
+						"kid":       field(framework.TypeString, "Id of the version that signs now."),
+						"next_kid":  field(framework.TypeString, "Id of the version that is published to sign next."),
+						"retired":   field(framework.TypeString, "Id of the version that does not sign any more, and stays published until not_after."),
+						"not_after": field(framework.TypeString, "When the last token that the retired version signed has expired (RFC 3339)."),
+						"dropped":   field(framework.TypeStringSlice, "Ids of versions that are not published any more."),
+					}),
+				},
+			},
+			HelpSynopsis: "Rotate a signing key now.",
+			HelpDescription: `
+The next version, which is published already, begins to sign; the one that
+signed stays published until every token that it signed has expired. Nothing
+breaks. With emergency=true every version is dropped at once instead, and so is
+all that they signed.`,
+		},
+		{
+			Pattern: "keys/(?P<name>.+)",
+			Fields: map[string]*framework.FieldSchema{
+				"name": name, "algorithm": algorithm, "rotation_period": period, "allowed_roles": allowed,
+			},
 			ExistenceCheck: b.keyExists,
 			Operations: map[logical.Operation]framework.OperationHandler{
 				logical.ReadOperation: &framework.PathOperation{
 					Callback: b.pathKeysRead,
 					Summary:  "Read a key's public halves.",
 					Responses: responds(http.StatusOK, map[string]*framework.FieldSchema{
-						"algorithm":  algorithm,
-						"created_at": field(framework.TypeString, "When the key was created (RFC 3339)."),
-						"versions":   field(framework.TypeSlice, "Versions, oldest first: version, kid, state, created_at, public_key (PEM), and not_after once retired."),
+						"algorithm":       algorithm,
+						"rotation_period": period,
+						"allowed_roles":   allowed,
+						"next_rotation":   field(framework.TypeString, "When it is rotated by itself, if it is (RFC 3339)."),
+						"created_at":      field(framework.TypeString, "When the key was created (RFC 3339)."),
+						"versions":        field(framework.TypeSlice, "Versions, oldest first: version, kid, state, created_at, public_key (PEM), and not_after once retired."),
 					}),
 				},
 				logical.CreateOperation: write,
@@ -115,11 +149,17 @@ func (b *backend) pathKeysRead(ctx context.Context, req *logical.Request, data *
 			versions[i]["not_after"] = v.NotAfter.UTC().Format(time.RFC3339)
 		}
 	}
-	return &logical.Response{Data: map[string]any{
-		"algorithm":  key.Algorithm,
-		"created_at": key.CreatedAt.UTC().Format(time.RFC3339),
-		"versions":   versions,
-	}}, nil
+	shown := map[string]any{
+		"algorithm":       key.Algorithm,
+		"rotation_period": int64(key.RotationPeriod.Seconds()),
+		"allowed_roles":   append([]string{}, key.AllowedRoles...),
+		"created_at":      key.CreatedAt.UTC().Format(time.RFC3339),
+		"versions":        versions,
+	}
+	if at := key.NextRotation(); !at.IsZero() {
+		shown["next_rotation"] = at.UTC().Format(time.RFC3339)
+	}
+	return &logical.Response{Data: shown}, nil
 }
 
 func publicPEM(v *keyring.Version) (string, error) {
@@ -135,23 +175,67 @@ func (b *backend) pathKeysWrite(ctx context.Context, req *logical.Request, data 
 	if err != nil {
 		return nil, err
 	}
-	algorithm := data.Get("algorithm").(string)
-	if _, named := data.GetOk("algorithm"); !named {
-		// Whatever an existing key has, rather than the default.
-		if key, err := b.tokens.Keys.Get(ctx, req.Storage, name); err != nil {
-			return nil, err
-		} else if key != nil {
-			algorithm = key.Algorithm
-		}
+	settings := keyring.Settings{
+		Algorithm:    optional[string](data, "algorithm"),
+		AllowedRoles: optional[[]string](data, "allowed_roles"),
 	}
-	key, created, err := b.tokens.Keys.Create(ctx, req.Storage, name, algorithm)
+	if _, ok := data.GetOk("rotation_period"); ok {
+		period := seconds(data, "rotation_period")
+		settings.RotationPeriod = &period
+	}
+	key, created, err := b.tokens.Keys.Write(ctx, req.Storage, name, settings)
 	if err != nil {
 		return nil, err
 	}
 	if created {
 		b.logKeyCreated(key)
+	} else {
+		b.Logger().Info("key written", "key", name, "rotation_period", key.RotationPeriod, "allowed_roles", key.AllowedRoles)
 	}
 	return nil, nil
+}
+
+func (b *backend) pathKeysRotate(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
+	name, err := nameParameter(data)
+	if err != nil {
+		return nil, err
+	}
+	emergency := data.Get("emergency").(bool)
+	rotation, err := b.tokens.Rotate(ctx, req.Storage, name, emergency)
+	if err != nil {
+		return nil, err
+	}
+	b.logRotation(rotation)
+	dropped := make([]string, len(rotation.Dropped))
+	for i, v := range rotation.Dropped {
+		dropped[i] = v.ID
+	}
+	resp := &logical.Response{Data: map[string]any{
+		"kid":      rotation.Signing.ID,
+		"next_kid": rotation.Next.ID,
+		"dropped":  dropped,
+	}}
+	if retired := rotation.Retired; retired != nil {
+		resp.Data["retired"] = retired.ID
+		resp.Data["not_after"] = retired.NotAfter.UTC().Format(time.RFC3339)
+	}
+	switch {
+	case emergency:
+		resp.AddWarning("every JWT that key \"" + name + "\" signed before now is invalid: introspection refuses it at once, and a verifier as soon as it fetches the key set again, which may be cached for up to " + keyring.MaxCacheTime.String() + "; restart verifiers to be sure")
+		resp.AddWarning("verifiers that do not fetch the key set again for an unknown kid refuse new tokens for as long; applications must request new tokens now")
+	case rotation.Published < keyring.MaxCacheTime:
+		resp.AddWarning("the version that signs now has been published for " + rotation.Published.Round(time.Second).String() + " only; verifiers that do not fetch the key set again for an unknown kid may refuse new tokens for up to " + keyring.MaxCacheTime.String())
+	}
+	return resp, nil
+}
+
+func (b *backend) logRotation(rotation *keyring.Rotation) {
+	for _, v := range rotation.Dropped {
+		b.Logger().Info("key version dropped", "key", rotation.Key.Name, "kid", v.ID, "version", v.Number, "state", v.State)
+	}
+	if rotation.Rotated {
+		b.Logger().Info("key rotated", "key", rotation.Key.Name, "kid", rotation.Signing.ID, "version", rotation.Signing.Number)
+	}
 }
 
 func (b *backend) logKeyCreated(key *keyring.Key) {

@@ -273,7 +273,7 @@ func (b *backend) changeRole(ctx context.Context, req *logical.Request, data *fr
 		return nil, err
 	}
 	if r.Kind == role.JWT {
-		if err := b.requireKey(ctx, req, r.Key); err != nil {
+		if err := b.requireKey(ctx, req, r); err != nil {
 			return nil, err
 		}
 	}
@@ -311,21 +311,24 @@ func setRoleFields(r *role.Role, named map[string]any, data *framework.FieldData
 	return nil
 }
 
-// requireKey makes sure that a role's signing key exists. The default key is
+// requireKey makes sure that a role's signing key exists and allows the role. The default key is
 // made here, by somebody who may write roles, and never by a caller without a
 // Vault token.
-func (b *backend) requireKey(ctx context.Context, req *logical.Request, name string) error {
-	key, err := b.tokens.Keys.Get(ctx, req.Storage, name)
-	if err != nil || key != nil {
+func (b *backend) requireKey(ctx context.Context, req *logical.Request, r *role.Role) error {
+	key, err := b.tokens.Keys.Get(ctx, req.Storage, r.Key)
+	if err != nil {
 		return err
 	}
-	if name != role.DefaultKey {
-		return badinput.Field("key", "%q does not exist; create it first with keys/%s", name, name)
+	if key == nil && r.Key == role.DefaultKey {
+		key, created, err := b.tokens.Keys.Write(ctx, req.Storage, r.Key, keyring.Settings{})
+		if err != nil {
+			return err
+		}
+		if created {
+			b.logKeyCreated(key)
+		}
 	}
-	key, created, err := b.tokens.Keys.Create(ctx, req.Storage, name, keyring.DefaultAlgorithm)
-	if created && err == nil {
-		b.logKeyCreated(key)
-	}
+	_, err = b.tokens.Keys.Usable(ctx, req.Storage, r.Key, r.Name)
 	return err
 }
 

@@ -123,6 +123,9 @@ func (b *backend) pathTokensRead(ctx context.Context, req *logical.Request, data
 		"display_name": r.DisplayName,
 		"bound_cidrs":  prefixStrings(r.BoundCIDRs),
 	}
+	if r.Cnf != nil {
+		shown["cnf"] = r.Cnf.Map()
+	}
 	if len(r.Metadata) > 0 {
 		shown["metadata"] = stringMap(r.Metadata)
 	}

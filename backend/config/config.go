@@ -26,10 +26,17 @@ type Config struct {
 	AllowedScopes []string `json:"allowed_scopes"`
 	// MaxTTL bounds every token's life; zero leaves that to Vault.
 	MaxTTL time.Duration `json:"max_ttl"`
+	// StatusListTTL is for how long a verifier may use a copy of a status list
+	// before it asks for a new one, and so how late it learns of a revocation.
+	StatusListTTL time.Duration `json:"status_list_ttl"`
+	// StatusListLifetime is for how long it may use a copy when it cannot ask.
+	StatusListLifetime time.Duration `json:"status_list_lifetime"`
 }
 
 // Default is the configuration of a mount that nobody has configured.
-func Default() *Config { return &Config{AllowedScopes: []string{"*"}} }
+func Default() *Config {
+	return &Config{AllowedScopes: []string{"*"}, StatusListTTL: 5 * time.Second, StatusListLifetime: time.Hour}
+}
 
 // Validate checks the configuration and brings it into its stored form.
 func (c *Config) Validate() error {
@@ -40,6 +47,12 @@ func (c *Config) Validate() error {
 	c.Issuer = issuer
 	if c.MaxTTL < 0 {
 		return badinput.Field("max_ttl", "must not be negative; 0 sets no ceiling")
+	}
+	switch {
+	case c.StatusListTTL < time.Second || c.StatusListTTL > time.Hour:
+		return badinput.Field("status_list_ttl", "must be between 1s and 1h")
+	case c.StatusListLifetime < 2*c.StatusListTTL || c.StatusListLifetime < time.Minute || c.StatusListLifetime > 24*time.Hour:
+		return badinput.Field("status_list_lifetime", "must be between 1m and 24h, and at least twice status_list_ttl (%s)", c.StatusListTTL)
 	}
 	return scope.ValidatePatterns("allowed_scopes", c.AllowedScopes)
 }

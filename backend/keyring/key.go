@@ -1,6 +1,10 @@
 package keyring
 
 import (
+	"slices"
+
+	"github.com/ryanuber/go-glob"
+
 	"crypto"
 	"crypto/x509"
 	"encoding/base64"
@@ -28,10 +32,12 @@ const (
 
 // Key is a named signing key as stored. It redacts its private halves.
 type Key struct {
-	Name      string     `json:"name"`
-	Algorithm string     `json:"algorithm"`
-	CreatedAt time.Time  `json:"created_at"`
-	Versions  []*Version `json:"versions"` // oldest first
+	Name           string        `json:"name"`
+	Algorithm      string        `json:"algorithm"`
+	RotationPeriod time.Duration `json:"rotation_period,omitempty"` // zero: rotated on demand only
+	AllowedRoles   []string      `json:"allowed_roles"`             // patterns; empty allows none
+	CreatedAt      time.Time     `json:"created_at"`
+	Versions       []*Version    `json:"versions"` // oldest first; one is next, one signs
 }
 
 // Version is one key pair of a key.
@@ -40,7 +46,9 @@ type Version struct {
 	ID        string    `json:"kid"` // RFC 7638 thumbprint
 	Algorithm string    `json:"algorithm"`
 	State     State     `json:"state"`
-	CreatedAt time.Time `json:"created_at"`
+	CreatedAt time.Time `json:"created_at"` // and published since
+	// SigningSince is when it began to sign.
+	SigningSince time.Time `json:"signing_since,omitzero"`
 	// SignedUntil bounds what the version has signed: none of it expires later.
 	SignedUntil time.Time `json:"signed_until,omitzero"`
 	// NotAfter is when a retired version stops being published; it is fixed
@@ -52,26 +60,50 @@ type Version struct {
 	method jwt.SigningMethod
 }
 
-// SigningVersion returns the version that signs.
-func (k *Key) SigningVersion() (*Version, error) {
+// Signing returns the version that signs.
+func (k *Key) Signing() (*Version, error) { return k.inState(Signing) }
+
+// Next returns the version that is published and will sign next.
+func (k *Key) Next() (*Version, error) { return k.inState(Next) }
+
+func (k *Key) inState(state State) (*Version, error) {
 	for _, v := range k.Versions {
-		if v.State == Signing {
+		if v.State == state {
 			return v, nil
 		}
 	}
-	return nil, fmt.Errorf("key %s has no version that signs", k.Name)
+	return nil, fmt.Errorf("key %s has no version that is %s", k.Name, state)
 }
 
-// Clone returns a copy whose versions can be changed without touching the
-// original's.
-func (k *Key) Clone() *Key {
-	c := *k
-	c.Versions = make([]*Version, len(k.Versions))
-	for i, v := range k.Versions {
-		version := *v
-		c.Versions[i] = &version
+// NextRotation returns when the key is rotated by itself; zero if never.
+func (k *Key) NextRotation() time.Time {
+	signing, err := k.Signing()
+	if err != nil || k.RotationPeriod == 0 {
+		return time.Time{}
 	}
-	return &c
+	return signing.SigningSince.Add(k.RotationPeriod)
+}
+
+// Allows reports whether a role may use the key.
+func (k *Key) Allows(role string) bool {
+	return slices.ContainsFunc(k.AllowedRoles, func(pattern string) bool { return glob.Glob(pattern, role) })
+}
+
+// addVersion gives the key a new version.
+func (k *Key) addVersion(random io.Reader, a algorithm, state State, now time.Time) error {
+	number := 1
+	if len(k.Versions) > 0 {
+		number = k.Versions[len(k.Versions)-1].Number + 1
+	}
+	v, err := newVersion(random, number, a, state, now)
+	if err != nil {
+		return err
+	}
+	if state == Signing {
+		v.SigningSince = now
+	}
+	k.Versions = append(k.Versions, v)
+	return nil
 }
 
 // SignedUntil bounds what any version of the key has signed.

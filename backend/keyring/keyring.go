@@ -5,8 +5,10 @@ package keyring
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"regexp"
 	"slices"
 	"sync"
 	"time"
@@ -25,7 +27,19 @@ const StoragePrefix = "key/"
 // writes storage once per step and not once per token.
 const horizonStep = 10 * time.Minute
 
-const maxKeys = 1000 // bounds what the unauthenticated JWKS can grow to
+// MinRotationPeriod leaves verifiers the time to fetch a key before it signs:
+// it is above the longest time that a key set may be cached for.
+const MinRotationPeriod = 2 * MaxCacheTime
+
+// MaxCacheTime bounds how long a verifier may keep the key set.
+const MaxCacheTime = 5 * time.Minute
+
+const (
+	maxKeys         = 1000 // bounds what the unauthenticated JWKS can grow to
+	maxAllowedRoles = 100
+)
+
+var rolePattern = regexp.MustCompile(`^[A-Za-z0-9_.*-]{1,128}$`)
 
 // Keyring is all signing keys of a mount. Its keys are few, so it holds all of
 // them in memory and drops them together.
@@ -42,6 +56,7 @@ type ring struct {
 	keys map[string]*Key
 	byID map[string]*Version // what is published
 	jwks []byte
+	algs []string // of all keys
 }
 
 // New returns a keyring that draws keys from random.
@@ -95,11 +110,44 @@ func (k *Keyring) JWKS(ctx context.Context, storage logical.Storage) ([]byte, er
 	return r.jwks, nil
 }
 
-// Create makes a key, or changes nothing if it exists with that algorithm. It
-// reports whether it made one.
-func (k *Keyring) Create(ctx context.Context, storage logical.Storage, name, algorithmName string) (*Key, bool, error) {
-	a, err := parseAlgorithm(algorithmName)
+// Algorithms returns the names of the algorithms that tokens may be signed
+// with.
+func (k *Keyring) Algorithms(ctx context.Context, storage logical.Storage) ([]string, error) {
+	r, err := k.load(ctx, storage)
 	if err != nil {
+		return nil, err
+	}
+	return r.algs, nil
+}
+
+// Settings are what a write of a key may name; nil leaves what is.
+type Settings struct {
+	Algorithm      *string
+	RotationPeriod *time.Duration
+	AllowedRoles   *[]string
+}
+
+func (s *Settings) validate() error {
+	if p := s.RotationPeriod; p != nil && *p != 0 && *p < MinRotationPeriod {
+		return badinput.Field("rotation_period", "must be 0 (rotate on demand only) or at least %s, so that verifiers see a key before it signs", MinRotationPeriod)
+	}
+	if s.AllowedRoles != nil {
+		if len(*s.AllowedRoles) > maxAllowedRoles {
+			return badinput.Field("allowed_roles", "has %d entries; at most %d are allowed", len(*s.AllowedRoles), maxAllowedRoles)
+		}
+		for _, pattern := range *s.AllowedRoles {
+			if !rolePattern.MatchString(pattern) {
+				return badinput.Field("allowed_roles", "%q is not a role's name; * stands for any run of characters", pattern)
+			}
+		}
+	}
+	return nil
+}
+
+// Write changes the settings of a key, or makes the key if there is none. It
+// reports whether it made one.
+func (k *Keyring) Write(ctx context.Context, storage logical.Storage, name string, settings Settings) (*Key, bool, error) {
+	if err := settings.validate(); err != nil {
 		return nil, false, err
 	}
 	k.changes.Lock()
@@ -108,26 +156,49 @@ func (k *Keyring) Create(ctx context.Context, storage logical.Storage, name, alg
 	if err != nil {
 		return nil, false, err
 	}
-	if key != nil {
-		if key.Algorithm != a.name {
-			return nil, false, badinput.Field("algorithm", "key %q is %s, and a key's algorithm cannot change; create a key of another name", name, key.Algorithm)
+	created := key == nil
+	if created {
+		if key, err = k.generate(ctx, storage, name, settings.Algorithm); err != nil {
+			return nil, false, err
 		}
-		return key, false, nil
+	} else if a := settings.Algorithm; a != nil && *a != key.Algorithm {
+		if _, err := parseAlgorithm(*a); err != nil {
+			return nil, false, err
+		}
+		return nil, false, badinput.Field("algorithm", "key %q is %s, and a key's algorithm cannot change; create a key of another name", name, key.Algorithm)
+	}
+	if settings.RotationPeriod != nil {
+		key.RotationPeriod = *settings.RotationPeriod
+	}
+	if settings.AllowedRoles != nil {
+		key.AllowedRoles = *settings.AllowedRoles
+	}
+	return key, created, k.put(ctx, storage, key)
+}
+
+// generate makes a key that is not stored yet: a version that signs, and the
+// next one, so that it is published long before it signs.
+func (k *Keyring) generate(ctx context.Context, storage logical.Storage, name string, algorithmName *string) (*Key, error) {
+	wanted := DefaultAlgorithm
+	if algorithmName != nil {
+		wanted = *algorithmName
+	}
+	a, err := parseAlgorithm(wanted)
+	if err != nil {
+		return nil, err
 	}
 	names, err := k.List(ctx, storage)
 	if err != nil {
-		return nil, false, err
+		return nil, err
 	}
 	if len(names) >= maxKeys {
-		return nil, false, badinput.Field("name", "there are %d keys already; delete unused ones first", len(names))
+		return nil, badinput.Field("name", "there are %d keys already; delete unused ones first", len(names))
 	}
-	now := k.clock()
-	version, err := newVersion(k.random, 1, a, Signing, now)
-	if err != nil {
-		return nil, false, err
-	}
-	key = &Key{Name: name, Algorithm: a.name, CreatedAt: now, Versions: []*Version{version}}
-	return key, true, k.put(ctx, storage, key)
+	key := &Key{Name: name, Algorithm: a.name, AllowedRoles: []string{"*"}, CreatedAt: k.clock()}
+	return key, errors.Join(
+		key.addVersion(k.random, a, Signing, k.clock()),
+		key.addVersion(k.random, a, Next, k.clock()),
+	)
 }
 
 // Delete removes a key that no live token was signed with. The caller has
@@ -148,19 +219,30 @@ func (k *Keyring) Delete(ctx context.Context, storage logical.Storage, name stri
 
 // ForSigning returns the version of a key that signs, after making sure that
 // the storage knows it will sign a token which lives until expires.
-func (k *Keyring) ForSigning(ctx context.Context, storage logical.Storage, name string, expires time.Time) (*Version, error) {
-	key, err := k.Get(ctx, storage, name)
+func (k *Keyring) ForSigning(ctx context.Context, storage logical.Storage, name, role string, expires time.Time) (*Version, error) {
+	key, err := k.Usable(ctx, storage, name, role)
 	if err != nil {
 		return nil, err
 	}
-	if key == nil {
-		return nil, badinput.Field("key", "%q does not exist; create it with keys/%s", name, name)
-	}
-	version, err := key.SigningVersion()
+	version, err := key.Signing()
 	if err != nil || !expires.After(version.SignedUntil) {
 		return version, err
 	}
 	return k.extendHorizon(ctx, storage, name, expires)
+}
+
+// Usable returns the key, if it exists and allows the role.
+func (k *Keyring) Usable(ctx context.Context, storage logical.Storage, name, role string) (*Key, error) {
+	key, err := k.Get(ctx, storage, name)
+	switch {
+	case err != nil:
+		return nil, err
+	case key == nil:
+		return nil, badinput.Field("key", "%q does not exist; create it with keys/%s", name, name)
+	case !key.Allows(role):
+		return nil, badinput.Field("key", "%q does not allow role %q; see its allowed_roles", name, role)
+	}
+	return key, nil
 }
 
 func (k *Keyring) extendHorizon(ctx context.Context, storage logical.Storage, name string, expires time.Time) (*Version, error) {
@@ -173,7 +255,7 @@ func (k *Keyring) extendHorizon(ctx context.Context, storage logical.Storage, na
 	if key == nil {
 		return nil, badinput.Field("key", "%q was deleted", name)
 	}
-	version, err := key.SigningVersion()
+	version, err := key.Signing()
 	if err != nil || !expires.After(version.SignedUntil) {
 		return version, err
 	}
@@ -194,7 +276,7 @@ func (k *Keyring) load(ctx context.Context, storage logical.Storage) (*ring, err
 			return nil, err
 		}
 		slices.Sort(names)
-		r := &ring{keys: map[string]*Key{}, byID: map[string]*Version{}}
+		r := &ring{keys: map[string]*Key{}, byID: map[string]*Version{}, algs: []string{}}
 		set := jose.JSONWebKeySet{Keys: []jose.JSONWebKey{}}
 		for _, name := range names {
 			key, err := k.entries.Read(ctx, storage, name)
@@ -205,6 +287,9 @@ func (k *Keyring) load(ctx context.Context, storage logical.Storage) (*ring, err
 				continue // deleted since it was listed
 			}
 			r.keys[name] = key
+			if !slices.Contains(r.algs, key.Algorithm) {
+				r.algs = append(r.algs, key.Algorithm)
+			}
 			for _, version := range key.Versions {
 				r.byID[version.ID] = version
 				set.Keys = append(set.Keys, version.JWK())

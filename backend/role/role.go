@@ -290,6 +290,7 @@ var reservedClaims = []string{
 	"client_id", "scope", // RFC 9068 §2.2
 	"status", // draft-ietf-oauth-status-list
 	"cnf",    // RFC 7800
+	"bound_cidrs", "metadata",
 }
 
 func (r *Role) validateClaims() error {

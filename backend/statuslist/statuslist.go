@@ -35,6 +35,7 @@ const (
 type List struct {
 	ID        string    `json:"id"`
 	Role      string    `json:"role"`
+	Key       string    `json:"key"` // signs the list; the role's, which signs its tokens
 	CreatedAt time.Time `json:"created_at"`
 	// Reserved indexes, from zero, may be in use; the rest are not.
 	Reserved int `json:"reserved"`
@@ -68,8 +69,15 @@ type Lists struct {
 
 type list struct {
 	List
-	free    []int // reserved and not given out, in random order
-	revoked map[int]struct{}
+	free      []int // reserved and not given out, in random order
+	statuses  *wire.StatusList
+	version   int        // of the statuses; counts changes
+	published *published // nil before the first time
+	building  sync.Mutex // held while the list is signed
+}
+
+func newList(stored List) *list {
+	return &list{List: stored, statuses: wire.NewStatusList(listSize, 1)}
 }
 
 // New returns the lists of a mount; they are loaded on first use.
@@ -88,18 +96,19 @@ func (l *Lists) Invalidate(key string) bool {
 	return ours
 }
 
-// Reserve finds a place for a token of a role that lives until expires. It
-// writes the storage once per block of indexes, not once per token.
-func (l *Lists) Reserve(ctx context.Context, storage logical.Storage, role string, expires time.Time) (Place, error) {
+// Reserve finds a place for a token of a role, signed with key, that lives
+// until expires. It writes the storage once per block of indexes, not once per
+// token.
+func (l *Lists) Reserve(ctx context.Context, storage logical.Storage, role, key string, expires time.Time) (Place, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if err := l.load(ctx, storage); err != nil {
 		return Place{}, err
 	}
 	current := l.current[role]
-	if current == nil || len(current.free) == 0 || expires.After(current.Until) {
+	if current == nil || len(current.free) == 0 || expires.After(current.Until) || key != current.Key {
 		var err error
-		if current, err = l.extend(ctx, storage, role, current, expires); err != nil {
+		if current, err = l.extend(ctx, storage, role, key, current, expires); err != nil {
 			return Place{}, err
 		}
 	}
@@ -111,7 +120,7 @@ func (l *Lists) Reserve(ctx context.Context, storage logical.Storage, role strin
 
 // extend makes room on a role's list, or starts a new one, and persists that
 // before anything is given out. l.mu is held.
-func (l *Lists) extend(ctx context.Context, storage logical.Storage, role string, current *list, expires time.Time) (*list, error) {
+func (l *Lists) extend(ctx context.Context, storage logical.Storage, role, key string, current *list, expires time.Time) (*list, error) {
 	if current != nil && len(current.free) == 0 && current.Reserved >= listSize {
 		current = nil
 	}
@@ -120,9 +129,10 @@ func (l *Lists) extend(ctx context.Context, storage logical.Storage, role string
 		if err != nil {
 			return nil, err
 		}
-		current = &list{List: List{ID: id, Role: role, CreatedAt: l.clock()}, revoked: map[int]struct{}{}}
+		current = newList(List{ID: id, Role: role, CreatedAt: l.clock()})
 	}
 	next := current.List
+	next.Key = key
 	var block []int
 	if len(current.free) == 0 {
 		// In random order, so that an index says nothing about when its token
@@ -162,7 +172,8 @@ func (l *Lists) Revoke(ctx context.Context, storage logical.Storage, place Place
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if list = l.byID[place.List]; list != nil {
-		list.revoked[place.Index] = struct{}{}
+		list.statuses.Set(place.Index, wire.StatusInvalid)
+		list.version++
 	}
 	return nil
 }
@@ -176,8 +187,8 @@ func (l *Lists) Look(ctx context.Context, storage logical.Storage, place Place) 
 	if err != nil || list == nil {
 		return "", true, err
 	}
-	_, revoked = list.revoked[place.Index]
-	return list.Role, revoked, nil
+	status, _ := list.statuses.Get(place.Index)
+	return list.Role, status != wire.StatusValid, nil
 }
 
 // find returns the list that a place is on, or nil. l.mu is held.
@@ -235,20 +246,20 @@ func readList(ctx context.Context, storage logical.Storage, id string) (*list, e
 	if err != nil || entry == nil {
 		return nil, err
 	}
-	read := &list{revoked: map[int]struct{}{}}
-	if err := json.Unmarshal(entry.Value, &read.List); err != nil {
+	var stored List
+	if err := json.Unmarshal(entry.Value, &stored); err != nil {
 		return nil, fmt.Errorf("decode status list %s: %w", id, err)
 	}
+	read := newList(stored)
 	indexes, err := storage.List(ctx, revokedPrefix+id+"/")
 	if err != nil {
 		return nil, fmt.Errorf("list revocations of %s: %w", id, err)
 	}
 	for _, s := range indexes {
 		index, err := strconv.Atoi(s)
-		if err != nil || index < 0 || index >= listSize {
+		if err != nil || !read.statuses.Set(index, wire.StatusInvalid) {
 			return nil, fmt.Errorf("status list %s has a revocation at %q", id, s)
 		}
-		read.revoked[index] = struct{}{}
 	}
 	return read, nil
 }

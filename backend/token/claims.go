@@ -23,6 +23,7 @@ type Claims struct {
 	ClientID   string            `json:"client_id"`
 	Scope      string            `json:"scope,omitempty"` // space-separated
 	Status     Status            `json:"status"`
+	Cnf        *Confirmation     `json:"cnf,omitempty"`
 	BoundCIDRs []string          `json:"bound_cidrs,omitempty"`
 	Metadata   map[string]string `json:"metadata,omitempty"`
 

@@ -43,6 +43,7 @@ type Answer struct {
 	Audience  []string
 	Issuer    string
 	Metadata  map[string]string
+	Cnf       *Confirmation
 	IssuedAt  time.Time
 	ExpiresAt time.Time
 	NotBefore time.Time // of a JWT
@@ -122,6 +123,7 @@ func (f *found) describe() (*Answer, error) {
 			ClientID:   r.ClientID,
 			Audience:   r.Audience,
 			Metadata:   r.Metadata,
+			Cnf:        r.Cnf,
 			IssuedAt:   r.IssuedAt,
 			ExpiresAt:  r.ExpiresAt,
 			boundCIDRs: r.BoundCIDRs,
@@ -142,6 +144,7 @@ func (f *found) describe() (*Answer, error) {
 		Audience:   c.Audience,
 		Issuer:     c.Issuer,
 		Metadata:   c.Metadata,
+		Cnf:        c.Cnf,
 		IssuedAt:   time.Unix(c.IssuedAt, 0).UTC(),
 		ExpiresAt:  time.Unix(c.ExpiresAt, 0).UTC(),
 		NotBefore:  time.Unix(c.NotBefore, 0).UTC(),

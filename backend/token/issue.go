@@ -28,6 +28,7 @@ type Request struct {
 	TTL      *time.Duration
 	Audience *[]string
 	Metadata map[string]string
+	Cnf      map[string]string // members of RFC 7800 §3.1
 	Caller   template.Caller
 }
 
@@ -40,6 +41,7 @@ type Issued struct {
 	Scopes    []string
 	Audience  []string
 	Metadata  map[string]string
+	Cnf       *Confirmation
 	IssuedAt  time.Time
 	ExpiresAt time.Time
 
@@ -71,6 +73,9 @@ func (s *Service) Issue(ctx context.Context, storage logical.Storage, request Re
 		return nil, err
 	}
 	if issued.Metadata, err = grantMetadata(r, request.Metadata); err != nil {
+		return nil, err
+	}
+	if issued.Cnf, err = ParseConfirmation(request.Cnf); err != nil {
 		return nil, err
 	}
 	if err := s.grantTTL(issued, r, ceilings, request.TTL); err != nil {
@@ -113,6 +118,7 @@ func (s *Service) issueOpaque(ctx context.Context, storage logical.Storage, issu
 		DisplayName: caller.DisplayName,
 		Metadata:    issued.Metadata,
 		BoundCIDRs:  r.BoundCIDRs,
+		Cnf:         issued.Cnf,
 		IssuedAt:    issued.IssuedAt,
 		ExpiresAt:   issued.ExpiresAt,
 	}, r.MaxTokens)
@@ -126,14 +132,14 @@ func (s *Service) issueJWT(ctx context.Context, storage logical.Storage, issued 
 	if err != nil {
 		return err
 	}
-	version, err := s.Keys.ForSigning(ctx, storage, r.Key, issued.ExpiresAt)
+	version, err := s.Keys.ForSigning(ctx, storage, r.Key, r.Name, issued.ExpiresAt)
 	if err != nil {
 		return err
 	}
 	if issued.ID, err = wire.NewID(s.random); err != nil {
 		return err
 	}
-	if issued.Place, err = s.Lists.Reserve(ctx, storage, r.Name, issued.ExpiresAt); err != nil {
+	if issued.Place, err = s.Lists.Reserve(ctx, storage, r.Name, r.Key, issued.ExpiresAt); err != nil {
 		return err
 	}
 	claims := &Claims{
@@ -146,8 +152,9 @@ func (s *Service) issueJWT(ctx context.Context, storage logical.Storage, issued 
 		ID:        issued.ID,
 		ClientID:  clientID(caller),
 		Scope:     strings.Join(issued.Scopes, " "),
-		Status:    Status{StatusListReference{Index: issued.Place.Index, URI: c.Issuer + "/status/" + issued.Place.List}},
+		Status:    Status{StatusListReference{Index: issued.Place.Index, URI: statuslist.URI(c.Issuer, issued.Place.List)}},
 		Metadata:  issued.Metadata,
+		Cnf:       issued.Cnf,
 		Extra:     extra,
 	}
 	for _, prefix := range r.BoundCIDRs {

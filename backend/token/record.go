@@ -32,6 +32,7 @@ type Record struct {
 	DisplayName string            `json:"display_name,omitempty"`
 	Metadata    map[string]string `json:"metadata,omitempty"`
 	BoundCIDRs  []netip.Prefix    `json:"bound_cidrs,omitempty"`
+	Cnf         *Confirmation     `json:"cnf,omitempty"`
 	IssuedAt    time.Time         `json:"issued_at"`
 	ExpiresAt   time.Time         `json:"expires_at"`
 }

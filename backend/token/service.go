@@ -4,6 +4,7 @@ package token
 import (
 	"context"
 	"crypto/sha256"
+	"errors"
 	"io"
 	"slices"
 	"strings"
@@ -71,6 +72,59 @@ func (s *Service) Invalidate(key string) {
 		s.records.invalidate(key)
 }
 
+// Rotate rotates a signing key; in an emergency, it drops all that the key has
+// signed. A retired version stays published for the status lists it signed.
+func (s *Service) Rotate(ctx context.Context, storage logical.Storage, key string, emergency bool) (*keyring.Rotation, error) {
+	if emergency {
+		return s.Keys.EmergencyRotate(ctx, storage, key)
+	}
+	config, err := s.Config.Get(ctx, storage)
+	if err != nil {
+		return nil, err
+	}
+	return s.Keys.Rotate(ctx, storage, key, config.StatusListLifetime)
+}
+
+// StatusList returns a signed status list, nil if there is none of this id, and
+// for how long it may be cached.
+func (s *Service) StatusList(ctx context.Context, storage logical.Storage, id string) ([]byte, time.Duration, error) {
+	config, err := s.Config.Get(ctx, storage)
+	if err != nil || config.Issuer == "" {
+		return nil, 0, err
+	}
+	settings := statuslist.Settings{Issuer: config.Issuer, TTL: config.StatusListTTL, Lifetime: config.StatusListLifetime}
+	body, err := s.Lists.Publish(ctx, storage, id, settings, func(name string) (*keyring.Version, error) {
+		key, err := s.Keys.Get(ctx, storage, name)
+		if err != nil || key == nil {
+			return nil, err
+		}
+		return key.Signing()
+	})
+	return body, config.StatusListTTL, err
+}
+
+// Maintained tells what a run of Maintain did.
+type Maintained struct {
+	Records   int // of expired tokens, removed
+	Lists     int // on which every token had expired, removed
+	Rotations []*keyring.Rotation
+}
+
+// Maintain does what time alone asks for: it rotates keys, and removes what
+// expired tokens leave. Each turn looks at some of the records.
+func (s *Service) Maintain(ctx context.Context, storage logical.Storage, turn int) (*Maintained, error) {
+	config, err := s.Config.Get(ctx, storage)
+	if err != nil {
+		return nil, err
+	}
+	done := &Maintained{}
+	var errRotate, errLists, errRecords error
+	done.Rotations, errRotate = s.Keys.RotateDue(ctx, storage, config.StatusListLifetime)
+	done.Lists, errLists = s.Lists.Tidy(ctx, storage)
+	done.Records, errRecords = s.tidyRecords(ctx, storage, turn)
+	return done, errors.Join(errRotate, errLists, errRecords)
+}
+
 // RoleChanged must be called after a role was written or deleted.
 func (s *Service) RoleChanged(name string) { s.records.forgetCount(name) }
 
@@ -115,10 +169,9 @@ func (s *Service) List(ctx context.Context, storage logical.Storage, after strin
 	return ids, false, nil
 }
 
-// Tidy removes the records of tokens that have expired, of the given number of
-// shards, and reports how many. Calls one after the other cover all shards in
-// turn.
-func (s *Service) Tidy(ctx context.Context, storage logical.Storage, turn int) (removed int, err error) {
+// tidyRecords removes the records of tokens that have expired, of one shard
+// each turn, and reports how many.
+func (s *Service) tidyRecords(ctx context.Context, storage logical.Storage, turn int) (removed int, err error) {
 	shard := shards[turn%len(shards)]
 	err = s.records.eachIn(ctx, storage, string(shard), func(found *Record) error {
 		if found.Live(s.clock()) {

@@ -45,30 +45,40 @@ func main() {
 		os.Exit(2)
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	code, err := run(ctx, s)
+	err := run(ctx, s)
+	interrupted := ctx.Err() != nil
 	stop()
+	os.Exit(exitCode(interrupted, err))
+}
+
+// exitCode is 130 after an interrupt, whose consequences are no failures.
+func exitCode(interrupted bool, err error) int {
+	if interrupted {
+		fmt.Fprintln(os.Stderr, "\ninterrupted")
+		return 130
+	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
-		code = 1
+		return 1
 	}
-	os.Exit(code)
+	return 0
 }
 
 // run measures and prints. An interrupt ends it early, with the rounds that
 // were complete.
-func run(ctx context.Context, s settings) (int, error) {
+func run(ctx context.Context, s settings) error {
 	server, err := startServer(ctx)
 	if err != nil {
-		return 1, err
+		return err
 	}
 	defer server.Close()
 	operations, err := prepare(ctx, server)
 	if err != nil {
-		return 1, err
+		return err
 	}
 	results, err := measure(ctx, s, server, operations)
 	if err != nil {
-		return 1, err
+		return err
 	}
 	report := summarize(s, results)
 	if s.asJSON {
@@ -76,15 +86,10 @@ func run(ctx context.Context, s settings) (int, error) {
 	} else {
 		err = printTable(os.Stdout, report)
 	}
-	switch {
-	case err != nil:
-		return 1, err
-	case ctx.Err() != nil:
-		return 130, nil
-	case s.check && !report.goalsMet():
-		return 1, errors.New("a goal was missed")
+	if err == nil && s.check && !report.goalsMet() {
+		err = errors.New("a goal was missed")
 	}
-	return 0, nil
+	return err
 }
 
 func startServer(ctx context.Context) (*vaulttest.Server, error) {

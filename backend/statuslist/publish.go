@@ -1,0 +1,176 @@
+package statuslist
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/golang-jwt/jwt/v5"
+	"github.com/hashicorp/vault/sdk/logical"
+
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/keyring"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/wire"
+)
+
+// Settings are how lists are published.
+type Settings struct {
+	Issuer   string        // a list's URI is below it
+	TTL      time.Duration // for how long a verifier may use a copy before it asks again
+	Lifetime time.Duration // for how long it may use one when it cannot ask
+}
+
+// URI returns where a list is published.
+func URI(issuer, id string) string { return issuer + "/status/" + id }
+
+// published is a signed list as it is served.
+type published struct {
+	body     []byte
+	version  int // of the list's statuses
+	keyID    string
+	builtAt  time.Time
+	settings Settings
+}
+
+// claims are those of a Status List Token (draft-ietf-oauth-status-list,
+// Status List Token in JWT Format).
+type claims struct {
+	jwt.RegisteredClaims
+	TTL        int64      `json:"ttl"` // seconds
+	StatusList listClaims `json:"status_list"`
+}
+
+type listClaims struct {
+	Bits int    `json:"bits"`
+	List string `json:"lst"`
+}
+
+// Publish returns the signed list in compact serialization, or nil if there is
+// no such list, or nothing left that could sign it. It is built when it is first asked for after a change, and
+// writes no storage, so that anybody may ask. SignerOf returns the version of a
+// key that signs now.
+func (l *Lists) Publish(ctx context.Context, storage logical.Storage, id string, settings Settings, signerOf func(key string) (*keyring.Version, error)) ([]byte, error) {
+	found, key, err := l.lookUp(ctx, storage, id)
+	if err != nil || found == nil {
+		return nil, err
+	}
+	signer, err := signerOf(key)
+	if err != nil || signer == nil {
+		return nil, err
+	}
+	if body, _, _ := l.fresh(found, settings, signer); body != nil {
+		return body, nil
+	}
+	found.building.Lock()
+	defer found.building.Unlock()
+	body, statuses, version := l.fresh(found, settings, signer)
+	if body != nil {
+		return body, nil // built while this call waited
+	}
+	now := l.clock()
+	if body, err = sign(statuses, URI(settings.Issuer, id), settings, signer, now); err != nil {
+		return nil, err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	found.published = &published{body: body, version: version, keyID: signer.ID, builtAt: now, settings: settings}
+	return body, nil
+}
+
+func (l *Lists) lookUp(ctx context.Context, storage logical.Storage, id string) (found *list, key string, err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err := l.load(ctx, storage); err != nil {
+		return nil, "", err
+	}
+	if found = l.byID[id]; found != nil {
+		key = found.Key
+	}
+	return found, key, nil
+}
+
+// fresh returns the signed list if it can still be served: it says what would
+// be said now, and has half its life before it. Otherwise it returns what to
+// build from.
+func (l *Lists) fresh(of *list, settings Settings, signer *keyring.Version) (body []byte, statuses *wire.StatusList, version int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	p := of.published
+	if p != nil && p.version == of.version && p.keyID == signer.ID && p.settings == settings && l.clock().Sub(p.builtAt) < settings.Lifetime/2 {
+		return p.body, nil, of.version
+	}
+	return nil, of.statuses.Clone(), of.version
+}
+
+func sign(statuses *wire.StatusList, uri string, settings Settings, signer *keyring.Version, now time.Time) ([]byte, error) {
+	encoded, err := statuses.Encode()
+	if err != nil {
+		return nil, fmt.Errorf("build status list: %w", err)
+	}
+	signed, err := signer.Sign(wire.StatusListType, &claims{
+		RegisteredClaims: jwt.RegisteredClaims{
+			Subject:   uri,
+			IssuedAt:  jwt.NewNumericDate(now),
+			ExpiresAt: jwt.NewNumericDate(now.Add(settings.Lifetime)),
+		},
+		TTL:        int64(settings.TTL.Seconds()),
+		StatusList: listClaims{Bits: statuses.Bits(), List: encoded},
+	})
+	return []byte(signed), err
+}
+
+// Tidy removes the lists on which every token has expired, and reports how
+// many.
+func (l *Lists) Tidy(ctx context.Context, storage logical.Storage) (removed int, err error) {
+	expired, err := l.takeExpired(ctx, storage)
+	if err != nil {
+		return 0, err
+	}
+	for _, id := range expired {
+		if err := remove(ctx, storage, id); err != nil {
+			l.stale.Store(true) // what is left is read again, and removed next time
+			return removed, err
+		}
+		removed++
+	}
+	return removed, nil
+}
+
+// takeExpired takes expired lists out of memory, so that no token can join
+// them any more, and returns their ids.
+func (l *Lists) takeExpired(ctx context.Context, storage logical.Storage) ([]string, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err := l.load(ctx, storage); err != nil {
+		return nil, err
+	}
+	var ids []string
+	for id, list := range l.byID {
+		if l.clock().Before(list.Until) {
+			continue
+		}
+		ids = append(ids, id)
+		delete(l.byID, id)
+		if l.current[list.Role] == list {
+			delete(l.current, list.Role)
+		}
+	}
+	return ids, nil
+}
+
+// remove deletes a list from the storage, itself last, so that a crash in
+// between leaves what the next run finds.
+func remove(ctx context.Context, storage logical.Storage, id string) error {
+	indexes, err := storage.List(ctx, revokedPrefix+id+"/")
+	if err != nil {
+		return fmt.Errorf("list revocations of %s: %w", id, err)
+	}
+	for _, index := range indexes {
+		if err := storage.Delete(ctx, revokedPrefix+id+"/"+index); err != nil {
+			return fmt.Errorf("remove revocation on %s: %w", id, err)
+		}
+	}
+	if err := storage.Delete(ctx, listPrefix+id); err != nil {
+		return fmt.Errorf("remove status list %s: %w", id, err)
+	}
+	return nil
+}

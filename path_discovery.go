@@ -1,0 +1,75 @@
+package tokens
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+
+	"github.com/hashicorp/vault/sdk/framework"
+	"github.com/hashicorp/vault/sdk/logical"
+)
+
+const (
+	pathOpenIDConfiguration = ".well-known/openid-configuration"
+	pathOAuthServer         = ".well-known/oauth-authorization-server"
+)
+
+// metadata is the Authorization Server Metadata of RFC 8414 §2, and what OpenID
+// Connect Discovery 1.0 §3 asks for besides. There is no endpoint to get a
+// token at: tokens are issued by Vault.
+type metadata struct {
+	Issuer            string   `json:"issuer"`
+	JWKSURI           string   `json:"jwks_uri"`
+	ResponseTypes     []string `json:"response_types_supported"`
+	GrantTypes        []string `json:"grant_types_supported"`
+	SubjectTypes      []string `json:"subject_types_supported"`
+	SigningAlgorithms []string `json:"id_token_signing_alg_values_supported"`
+	Claims            []string `json:"claims_supported"`
+}
+
+func (b *backend) pathDiscovery() []*framework.Path {
+	operations := map[logical.Operation]framework.OperationHandler{
+		logical.ReadOperation: &framework.PathOperation{
+			Callback:  b.pathDiscoveryRead,
+			Summary:   "Read the issuer's metadata.",
+			Responses: responds(http.StatusOK, nil),
+		},
+	}
+	help := "The issuer's metadata, from which clients configure themselves (RFC 8414)."
+	return []*framework.Path{
+		{Pattern: `\.well-known/openid-configuration`, Operations: operations, HelpSynopsis: help, HelpDescription: discoveryHelp},
+		{Pattern: `\.well-known/oauth-authorization-server`, Operations: operations, HelpSynopsis: help, HelpDescription: discoveryHelp},
+	}
+}
+
+const discoveryHelp = `
+Needs no Vault token. Found at the issuer, followed by this path. There is
+nothing here until issuer is set in config.`
+
+func (b *backend) pathDiscoveryRead(ctx context.Context, req *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
+	config, err := b.tokens.Config.Get(ctx, req.Storage)
+	if err != nil {
+		return nil, err
+	}
+	if config.Issuer == "" {
+		return nil, nil
+	}
+	algorithms, err := b.tokens.Keys.Algorithms(ctx, req.Storage)
+	if err != nil {
+		return nil, err
+	}
+	body, err := json.Marshal(metadata{
+		Issuer:            config.Issuer,
+		JWKSURI:           config.Issuer + "/jwks",
+		ResponseTypes:     []string{},
+		GrantTypes:        []string{},
+		SubjectTypes:      []string{"public"},
+		SigningAlgorithms: algorithms,
+		Claims:            []string{"iss", "sub", "aud", "exp", "nbf", "iat", "jti", "client_id", "scope", "status", "cnf"},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("encode metadata: %w", err)
+	}
+	return raw(req, "application/json", keySetMaxAge(), body), nil
+}
