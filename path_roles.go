@@ -1,6 +1,7 @@
 package tokens
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -87,7 +88,9 @@ var roleFields = []roleField{
 		func(v json.RawMessage) any {
 			shown := map[string]any{}
 			if v != nil {
-				_ = json.Unmarshal(v, &shown) // it was encoded from such a map
+				decoder := json.NewDecoder(bytes.NewReader(v))
+				decoder.UseNumber()        // large numbers stay as they are
+				_ = decoder.Decode(&shown) // it was encoded from such a map
 			}
 			return shown
 		}),

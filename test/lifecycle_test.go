@@ -795,9 +795,22 @@ func TestKeysOfEveryAlgorithm(t *testing.T) {
 	s.checkKeySet(5)
 }
 
-// checkKeySet holds the published keys to their number and each kid to RFC 7638.
+// checkKeySet holds the published keys to the versions of all named keys, of
+// which there are want, and each kid to RFC 7638.
 func (s *session) checkKeySet(want int) {
 	s.t.Helper()
+	names, _ := s.must("LIST", s.mount+"/keys", nil).Data()["keys"].([]any)
+	if len(names) != want {
+		s.t.Errorf("there are %d keys, want %d", len(names), want)
+	}
+	var versions, published []string
+	for _, name := range names {
+		list, _ := s.must("GET", fmt.Sprintf("%s/keys/%s", s.mount, name), nil).Data()["versions"].([]any)
+		for _, v := range list {
+			version, _ := v.(map[string]any)
+			versions = append(versions, fmt.Sprint(version["kid"]))
+		}
+	}
 	jwks, err := s.Anonymous().Must(s.ctx, "GET", s.mount+"/jwks", nil)
 	if err != nil {
 		s.t.Fatal(err)
@@ -806,13 +819,16 @@ func (s *session) checkKeySet(want int) {
 		Keys []jwk `json:"keys"`
 	}
 	decode(s.t, jwks.Raw, &set)
-	if len(set.Keys) != want {
-		s.t.Errorf("%d keys are published, want %d", len(set.Keys), want)
-	}
 	for _, key := range set.Keys {
+		published = append(published, key.KeyID)
 		if key.KeyID != key.thumbprint() {
 			s.t.Errorf("%s: kid %s is not the thumbprint %s", key.Algorithm, key.KeyID, key.thumbprint())
 		}
+	}
+	slices.Sort(versions)
+	slices.Sort(published)
+	if len(versions) < want || !slices.Equal(versions, published) {
+		s.t.Errorf("published are %q, the keys' versions are %q", published, versions)
 	}
 	if strings.Contains(string(jwks.Raw), `"d"`) {
 		s.t.Error("the key set holds a private half")
