@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"math/big"
+	"slices"
 	"strings"
 )
 
@@ -100,7 +101,10 @@ func (k jwk) verifyECDSA(curve elliptic.Curve, digest, signature []byte) bool {
 	if k.Curve != curve.Params().Name || len(signature) != 2*size {
 		return false
 	}
-	public := &ecdsa.PublicKey{Curve: curve, X: new(big.Int).SetBytes(k.bytes(k.X)), Y: new(big.Int).SetBytes(k.bytes(k.Y))}
+	public, err := ecdsa.ParseUncompressedPublicKey(curve, slices.Concat([]byte{4}, k.bytes(k.X), k.bytes(k.Y)))
+	if err != nil {
+		return false
+	}
 	r, s := new(big.Int).SetBytes(signature[:size]), new(big.Int).SetBytes(signature[size:])
 	return ecdsa.Verify(public, digest, r, s)
 }

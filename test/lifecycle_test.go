@@ -756,6 +756,24 @@ func TestIdentityTemplates(t *testing.T) {
 	}
 }
 
+// TestRenderedClaimNames covers a claim whose name comes from the caller's own
+// entity: there, too, the engine's claims are out of reach.
+func TestRenderedClaimNames(t *testing.T) {
+	s := common(t).in(t, deadline(t, time.Minute))
+	s.role("named", kinds[2].roleBody().with(fields{"claims_template": `{"{{identity.entity.metadata.claim}}": 9999999999}`}))
+	for name, want := range map[string]int{"level": http.StatusOK, "exp": http.StatusBadRequest, "Exp": http.StatusBadRequest, "": http.StatusBadRequest} {
+		s.must("POST", "identity/entity/id/"+s.entity, fields{"metadata": map[string]string{"claim": name, "tenant": "acme"}})
+		resp, err := s.Client(s.app).Do(s.ctx, "GET", "tokens/creds/named", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.secrets.Add(resp.String("token"), "creds/named")
+		if resp.Status != want || want != http.StatusOK && !errorNames(resp, "claims_template") {
+			t.Errorf("a claim named %q: %d %q, want %d", name, resp.Status, resp.Errors(), want)
+		}
+	}
+}
+
 func TestKeysOfEveryAlgorithm(t *testing.T) {
 	s := common(t).in(t, deadline(t, 2*time.Minute)).at("keys")
 	if err := s.Enable(s.ctx, s.mount, nil); err != nil {
