@@ -5,6 +5,7 @@ package tokens
 import (
 	"context"
 	"errors"
+	"net/http"
 	"runtime/debug"
 	"strings"
 	"sync/atomic"
@@ -115,6 +116,10 @@ func (b *backend) refuse(req *logical.Request, err error) (*logical.Response, er
 	// Errors stand in the log and in the audit log in clear, and a caller may
 	// have put a token where something else belongs.
 	b.Logger().Info("request refused", "operation", req.Operation, "field", mistake.Field, "reason", wire.Redact(mistake.Problem))
+	if req.Operation == logical.RenewOperation {
+		// Vault prints a response with all its fields here, but an error as it is.
+		return nil, logical.CodedError(http.StatusBadRequest, wire.Redact(mistake.Error()))
+	}
 	return logical.ErrorResponse(wire.Redact(mistake.Error())), nil
 }
 

@@ -420,3 +420,38 @@ func (m *mount) decodeStatusList(body, uri string) map[int]bool {
 	}
 	return revoked
 }
+
+// Go's JSON decoder matches names whatever their case; a role's claim must not
+// pass for the engine's own that way.
+func TestClaimsAreReadByExactName(t *testing.T) {
+	m := newMount(t).withRoles()
+	good, _ := m.issueJWT()
+	key, err := m.backend.tokens.Keys.Get(context.Background(), m.storage, "default")
+	if err != nil {
+		t.Fatal(err)
+	}
+	signing, err := key.Signing()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var claims jwt.MapClaims
+	if _, _, err := jwt.NewParser().ParseUnverified(good, &claims); err != nil {
+		t.Fatal(err)
+	}
+	claims["EXP"], claims["Scope"] = m.clock.Now().Add(time.Hour).Unix(), "admin"
+	token, err := signing.Sign("at+jwt", claims)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp := m.must(logical.UpdateOperation, "introspect", map[string]any{"token": token})
+	if resp.Data["scope"] != "orders:read" {
+		t.Errorf("scope is %v", resp.Data["scope"])
+	}
+	m.clock.Advance(16 * time.Minute)
+	if m.active(token) {
+		t.Error("active after exp")
+	}
+	if m.active(good + "\n") {
+		t.Error("a JWT with a line break is active")
+	}
+}

@@ -157,7 +157,7 @@ func cloneable(t *testing.T, env []string) []string {
 	// The files that a commit of everything would have.
 	script := `
 files=$(mktemp)
-git ls-files -z --cached --others --exclude-standard >"$files"
+git -c safe.directory='*' ls-files -z --cached --others --exclude-standard >"$files"
 while IFS= read -r -d '' file; do
   if [ -e "$file" ]; then mkdir -p "$1/$(dirname "$file")" && cp -p "$file" "$1/$file"; fi
 done <"$files"

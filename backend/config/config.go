@@ -5,6 +5,7 @@ import (
 	"context"
 	"net"
 	"net/url"
+	"strconv"
 	"strings"
 	"time"
 
@@ -71,6 +72,10 @@ func cleanIssuer(issuer string) (string, error) {
 	switch {
 	case err != nil || u.Host == "" || u.Hostname() == "":
 		return "", badinput.Field("issuer", "is not an absolute URL; %s", example)
+	case strings.ContainsFunc(issuer, func(c rune) bool { return c <= ' ' || c > '~' }):
+		return "", badinput.Field("issuer", "must be plain ASCII, with other characters percent-encoded; %s", example)
+	case !validPort(u.Port()):
+		return "", badinput.Field("issuer", "has no valid port; %s", example)
 	case u.User != nil:
 		return "", badinput.Field("issuer", "must not hold a user or password; %s", example)
 	case u.RawQuery != "" || u.ForceQuery || u.Fragment != "" || strings.Contains(issuer, "#"):
@@ -80,6 +85,11 @@ func cleanIssuer(issuer string) (string, error) {
 	default:
 		return "", badinput.Field("issuer", "must use https (http is for loopback hosts only); %s", example)
 	}
+}
+
+func validPort(port string) bool {
+	_, err := strconv.ParseUint(port, 10, 16)
+	return port == "" || err == nil
 }
 
 func isLoopback(host string) bool {

@@ -338,7 +338,8 @@ func CheckClaimNames(field string, names []string) error {
 		switch {
 		case name == "" || !printable(name):
 			return badinput.Field(field, "a claim's name must be text")
-		case slices.Contains(reservedClaims, name):
+		case slices.ContainsFunc(reservedClaims, func(reserved string) bool { return strings.EqualFold(reserved, name) }):
+			// Whatever its case: there are verifiers that do not tell them apart.
 			return badinput.Field(field, "%q is reserved: the engine sets it (reserved are %s)", name, strings.Join(reservedClaims, ", "))
 		}
 	}

@@ -2,6 +2,8 @@ package token
 
 import (
 	"encoding/json"
+	"reflect"
+	"strings"
 	"time"
 
 	"github.com/golang-jwt/jwt/v5"
@@ -56,6 +58,36 @@ func (c *Claims) MarshalJSON() ([]byte, error) {
 	}
 	return append(append(typed[:len(typed)-1], ','), extra[1:]...), nil
 }
+
+// UnmarshalJSON reads the typed claims by their exact names. By itself, the
+// decoder would take "EXP" for "exp".
+func (c *Claims) UnmarshalJSON(raw []byte) error {
+	var all map[string]json.RawMessage
+	if err := json.Unmarshal(raw, &all); err != nil {
+		return err
+	}
+	for name := range all {
+		if !typedClaims[name] {
+			delete(all, name)
+		}
+	}
+	typed, err := json.Marshal(all)
+	if err != nil {
+		return err
+	}
+	type plain Claims // without this method
+	return json.Unmarshal(typed, (*plain)(c))
+}
+
+// typedClaims are the names of the claims that Claims has fields for.
+var typedClaims = func() map[string]bool {
+	names := map[string]bool{}
+	for _, field := range reflect.VisibleFields(reflect.TypeFor[Claims]()) {
+		name, _, _ := strings.Cut(field.Tag.Get("json"), ",")
+		names[name] = name != "-"
+	}
+	return names
+}()
 
 // The methods below make Claims a jwt.Claims.
 
