@@ -139,5 +139,10 @@ func (b *backend) pathTokensDelete(ctx context.Context, req *logical.Request, da
 	}
 	revoked, err := b.tokens.RevokeOpaque(ctx, req.Storage, id)
 	b.logRevoked(revoked, err)
-	return nil, err
+	if revoked != nil || err != nil {
+		return nil, err
+	}
+	return &logical.Response{Warnings: []string{
+		"no API key or bearer token has this id, so nothing was revoked; a JWT is revoked by its lease, or by presenting it at revoke",
+	}}, nil
 }

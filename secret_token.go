@@ -66,7 +66,7 @@ func (b *backend) renewOpaque(ctx context.Context, req *logical.Request, _ *fram
 		"expires_at", renewed.Record.ExpiresAt.Format(time.RFC3339))
 	// Without data: what Vault keeps of the lease's answer, and so its copy of
 	// the token, is dropped with the first renewal.
-	resp := &logical.Response{Secret: req.Secret, Warnings: renewed.Warnings}
+	resp := &logical.Response{Secret: req.Secret}
 	resp.Secret.TTL = renewed.TTL
 	resp.Secret.MaxTTL = renewed.MaxTTL
 	return resp, nil

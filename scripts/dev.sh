@@ -43,10 +43,11 @@ TOKEN=\$(vault read -field=token tokens/creds/orders-key)
 printf %s "\$TOKEN" | vault write tokens/introspect token=-
 vault list tokens/tokens
 
-That token is Vault's root. With less power:
-  operator     VAULT_TOKEN=$OPERATOR_TOKEN
-  application  VAULT_TOKEN=${APPLICATION_TOKEN:-}
-  API server   VAULT_TOKEN=${API_SERVER_TOKEN:-}
+That token is Vault's root. With less power, for VAULT_TOKEN:
+
+export OPERATOR_TOKEN=$OPERATOR_TOKEN
+export APPLICATION_TOKEN=${APPLICATION_TOKEN:-}
+export API_SERVER_TOKEN=${API_SERVER_TOKEN:-}
 
 Audit log   $AUDIT_LOG
 Vault's log $vault_log

@@ -13,10 +13,9 @@ import (
 
 // Renewed is an opaque token whose life was extended.
 type Renewed struct {
-	Record   *Record
-	TTL      time.Duration // from now, of the token and its lease
-	MaxTTL   time.Duration // since issue; zero: the mount's
-	Warnings []string
+	Record *Record
+	TTL    time.Duration // from now, of the token and its lease
+	MaxTTL time.Duration // since issue; zero: the mount's
 }
 
 // Renew extends an opaque token by increment (zero: the role's TTL), within
@@ -48,7 +47,8 @@ func (s *Service) Renew(ctx context.Context, storage logical.Storage, id string,
 		}
 	}
 	renewed := &Renewed{MaxTTL: tightest(r.MaxTTL, ceilings.MaxTTL)}
-	renewed.TTL, renewed.Warnings, err = framework.CalculateTTL(s.system, increment, r.TTL, 0, renewed.MaxTTL, 0, record.IssuedAt)
+	// Vault adds its own warning when the TTL is cut.
+	renewed.TTL, _, err = framework.CalculateTTL(s.system, increment, r.TTL, 0, renewed.MaxTTL, 0, record.IssuedAt)
 	if err != nil {
 		return nil, badinput.Field("lease_id", "the token has reached the role's or the mount's max_ttl; request a new one")
 	}
