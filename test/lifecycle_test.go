@@ -416,6 +416,25 @@ func TestRevoke(t *testing.T) {
 	})
 }
 
+// A 204 would tell an operator that a leaked token is gone, when nothing was
+// revoked.
+func TestDeleteByIDThatRevokesNothingSaysSo(t *testing.T) {
+	eachKind(t, nil, func(s *session, k kind, role string) {
+		token := s.issue(role, nil)
+		path := "tokens/tokens/" + token.Data.TokenID
+		if k.opaque {
+			s.answers(http.StatusNoContent, "DELETE", path, nil)
+		}
+		resp := s.answers(http.StatusOK, "DELETE", path, nil)
+		if !strings.Contains(string(resp.Raw), "nothing was revoked") {
+			s.t.Errorf("the answer does not say so: %s", resp.Raw)
+		}
+		if !k.opaque {
+			s.wantActive(token)
+		}
+	})
+}
+
 func TestRenewAfterRevocationByPossession(t *testing.T) {
 	s := common(t).in(t, deadline(t, time.Minute))
 	s.role("possessed", kinds[1].roleBody())
