@@ -8,9 +8,9 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
-	"slices"
 	"os"
 	"regexp"
+	"slices"
 	"testing"
 
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/test/vaulttest"
