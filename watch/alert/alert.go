@@ -38,8 +38,9 @@ func (s Severity) Level() int {
 	return 0
 }
 
-// Alert is one finding of a rule. An alert with the same Fingerprint is the
-// same finding again: First stays, Last and Count grow.
+// Alert is one finding of a rule. A rule says it again whenever it goes on, with
+// the same Key and the number of events since; these are folded into one, and
+// sinks get the sum under one Fingerprint.
 //
 // Any string may hold what an attacker chose. Sinks have to escape for where
 // they write to.
@@ -47,7 +48,9 @@ type Alert struct {
 	Fingerprint string    `json:"fingerprint"`
 	Rule        string    `json:"rule"`
 	Severity    Severity  `json:"severity"`
-	Title       string    `json:"title"`               // one sentence: what happened, with the figures
+	Key         string    `json:"-"`                   // tells findings of one rule apart
+	Title       string    `json:"title"`               // one sentence: what happened
+	Detail      string    `json:"detail,omitempty"`    // one sentence: figures, what changed, and the like
 	Who         string    `json:"who,omitempty"`       // display name and entity, or accessor, or address
 	EntityID    string    `json:"entity_id,omitempty"` // of Who, or of the token's owner
 	Where       string    `json:"where,omitempty"`     // address or network that it came from
