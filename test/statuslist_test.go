@@ -325,6 +325,7 @@ func TestStatusListScale(t *testing.T) {
 		revoked[places[i]] = true
 	}
 	s.checkLists(lists, revoked, keySet)
+	after := s.pluginMemory()
 
 	// And again from storage alone.
 	s.killPlugin()
@@ -335,7 +336,7 @@ func TestStatusListScale(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.checkLists(lists, revoked, keySet)
-	t.Logf("the plugin's memory: %d MiB before, %d MiB with everything loaded", before>>20, s.pluginMemory()>>20)
+	t.Logf("the plugin's memory: %d MiB before, %d MiB after, %d MiB with all read from storage", before>>20, after>>20, s.pluginMemory()>>20)
 }
 
 // startForScale is a server on raft. Figures that are to be published are taken
