@@ -220,7 +220,7 @@ func (b *Builder) sortedAlerts() []alert.Alert {
 // Report is what was counted until now.
 func (b *Builder) Report(now time.Time) *Report {
 	r := &Report{
-		Files: slices.Clone(b.options.Files), Generated: now.UTC(), From: b.from, To: b.to,
+		Files: append([]string{}, b.options.Files...), Generated: now.UTC(), From: b.from, To: b.to,
 		Log: b.log, Totals: b.totals, Timeline: b.times.steps(),
 		Roles:    b.roles.table(b.options.Rows),
 		Types:    b.types.table(b.options.Rows),

@@ -10,9 +10,9 @@ import (
 // key is what tells the rows of a table apart.
 type key [3]string
 
-// counter keeps the rows with the most requests. When there are too many, the
-// smaller half is forgotten. What a row may have lost by that is bounded by the
-// sum of the largest forgotten counts.
+// counter keeps the rows with the most requests. When there are too many, at
+// least half of them are forgotten, the smaller ones. What a row may have lost by
+// that is bounded by the sum of the largest forgotten counts.
 type counter struct {
 	rows   map[key]*Row
 	missed int64
@@ -38,31 +38,45 @@ func (c *counter) row(k key, e *event.Event, one *Totals) *Row {
 	return r
 }
 
+// prune forgets all rows that have no more requests than the one at place
+// maxKeys, so that what is left does not depend on chance.
 func (c *counter) prune() {
-	keys := c.sorted()
-	c.missed += c.rows[keys[maxKeys]].Requests
-	for _, k := range keys[maxKeys:] {
-		delete(c.rows, k)
+	counts := make([]int64, 0, len(c.rows))
+	for _, r := range c.rows {
+		counts = append(counts, r.Requests)
+	}
+	slices.Sort(counts)
+	limit := counts[len(counts)-1-maxKeys]
+	c.missed += limit
+	for k, r := range c.rows {
+		if r.Requests <= limit {
+			delete(c.rows, k)
+		}
 	}
 }
 
-func (c *counter) sorted() []key {
-	keys := make([]key, 0, len(c.rows))
-	for k := range c.rows {
-		keys = append(keys, k)
+type entry struct {
+	key key
+	row *Row
+}
+
+func (c *counter) sorted() []entry {
+	list := make([]entry, 0, len(c.rows))
+	for k, r := range c.rows {
+		list = append(list, entry{k, r})
 	}
-	slices.SortFunc(keys, func(x, y key) int {
-		return cmp.Or(cmp.Compare(c.rows[y].Requests, c.rows[x].Requests), slices.Compare(x[:], y[:]))
+	slices.SortFunc(list, func(x, y entry) int {
+		return cmp.Or(cmp.Compare(y.row.Requests, x.row.Requests), slices.Compare(x.key[:], y.key[:]))
 	})
-	return keys
+	return list
 }
 
 func (c *counter) table(rows int) Table {
 	t := Table{Rows: []Row{}, Missed: c.missed}
-	keys := c.sorted()
-	for _, k := range keys[:min(rows, len(keys))] {
-		t.Rows = append(t.Rows, *c.rows[k])
+	list := c.sorted()
+	for _, e := range list[:min(rows, len(list))] {
+		t.Rows = append(t.Rows, *e.row)
 	}
-	t.More = len(keys) - len(t.Rows)
+	t.More = len(list) - len(t.Rows)
 	return t
 }
