@@ -52,6 +52,12 @@ type Rule interface {
 	Restore(state []byte) error
 }
 
+// EntryObserver is a rule that wants the time of every entry, also of those that
+// are not about the engine.
+type EntryObserver interface {
+	Entry(t time.Time, emit func(alert.Alert))
+}
+
 // Sink passes alerts on. Send may be called again with the same alert after a
 // failure or a restart; the fingerprint tells that it is the same.
 type Sink interface {

@@ -109,10 +109,10 @@ func stack(at int, s *Step, layers []layer, top int64) []bar {
 	return bars
 }
 
-// niceAbove is the next of 1, 2, 4, 10, 20, 40, … that is not below n.
+// niceAbove is the next of 1, 2, 4, 6, 8, 10, 20, 40, … that is not below n.
 func niceAbove(n int64) int64 {
 	for size := int64(1); size <= math.MaxInt64/100; size *= 10 {
-		for _, nice := range []int64{1, 2, 4} {
+		for _, nice := range []int64{1, 2, 4, 6, 8} {
 			if nice*size >= n {
 				return nice * size
 			}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"html/template"
 	"io"
+	"unicode/utf8"
 
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/watch/alert"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/watch/visible"
@@ -64,14 +65,18 @@ type sectionView struct {
 }
 
 type rowView struct {
-	Head  cell
+	Head  cellView
 	Cells []cellView
 }
 
 type cellView struct {
 	cell
-	Bar string // length in percent; empty: no bar
+	Class string
+	Bar   string // length in percent; empty: no bar
 }
+
+// longText is what a cell holds in one line; the rest wraps.
+const longText = 40
 
 // WriteHTML writes the report as one page that loads nothing and runs nothing:
 // its policy allows its own style sheet alone.
@@ -141,7 +146,7 @@ func (r *Report) tiles() []tile {
 func stepFigures(s *Step) stepView {
 	v := stepView{Start: moment(s.Start)}
 	for _, n := range []int64{s.Issued, s.Active, s.Inactive, s.CheckFailed, s.Denied, s.Invalid, s.Renewed, s.Revoked} {
-		v.Figures = append(v.Figures, figure(n).Text)
+		v.Figures = append(v.Figures, number(n))
 	}
 	return v
 }
@@ -149,18 +154,34 @@ func stepFigures(s *Step) stepView {
 func viewOfSection(s section) sectionView {
 	v := sectionView{ID: s.id, Title: s.title, Empty: s.empty, Columns: s.columns, Notes: s.notes}
 	for _, row := range s.rows {
-		view := rowView{Head: row[0]}
-		if view.Head.Text == "" {
-			view.Head.Text = "(none)"
-		}
-		for i, c := range row[1:] {
-			shown := cellView{cell: c}
-			if i+1 == s.bar {
+		var view rowView
+		for i, c := range row {
+			shown := viewOfCell(c)
+			switch i {
+			case 0:
+				view.Head = shown
+				continue
+			case s.bar:
 				shown.Bar = fmt.Sprintf("%.1f%%", 100*c.Share)
 			}
 			view.Cells = append(view.Cells, shown)
 		}
 		v.Rows = append(v.Rows, view)
+	}
+	return v
+}
+
+func viewOfCell(c cell) cellView {
+	v := cellView{cell: c}
+	switch {
+	case c.Number && c.Text == nothing:
+		v.Class, v.Text = "number zero", "0"
+	case c.Number:
+		v.Class = "number"
+	case c.Text == "":
+		v.Class, v.Text = "zero", "–"
+	case utf8.RuneCountInString(c.Text) > longText:
+		v.Class = "long"
 	}
 	return v
 }

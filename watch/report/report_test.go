@@ -333,7 +333,7 @@ func TestEmptyReport(t *testing.T) {
 }
 
 func TestNiceAbove(t *testing.T) {
-	for n, want := range map[int64]int64{0: 1, 1: 1, 2: 2, 3: 4, 5: 10, 11: 20, 99: 100, 101: 200, 401: 1000} {
+	for n, want := range map[int64]int64{0: 1, 1: 1, 2: 2, 3: 4, 5: 6, 9: 10, 11: 20, 99: 100, 101: 200, 801: 1000} {
 		if got := niceAbove(n); got != want {
 			t.Errorf("niceAbove(%d) = %d, want %d", n, got, want)
 		}

@@ -48,7 +48,7 @@ func (r *Report) WriteText(w io.Writer, colors bool) error {
 func writeAlert(out io.Writer, a alert.Alert, p painter) {
 	fmt.Fprintf(out, "\n  %s  %s\n", p.severity(a.Severity), visible.Text(a.Title, htmlWidth))
 	for _, d := range details(a) {
-		fmt.Fprintf(out, "    %-8s %s\n", d.Name, d.Value)
+		fmt.Fprintf(out, "    %-9s %s\n", d.Name, d.Value)
 	}
 }
 
@@ -107,10 +107,13 @@ func (c cell) short() string {
 
 func text(s string) cell { return cell{Text: visible.Text(s, htmlWidth)} }
 
+// nothing stands for zero, so that what is not zero stands out.
+const nothing = "·"
+
 func figure(n int64) cell {
 	c := cell{Text: number(n), Number: true}
 	if n == 0 {
-		c.Text = "·"
+		c.Text = nothing
 	}
 	return c
 }
@@ -206,7 +209,7 @@ func details(a alert.Alert) []detail {
 		{"when", when(a)},
 		{"rule", a.Rule},
 		{"request", a.RequestID},
-		{"do", a.Advice},
+		{"do first", a.Advice},
 	} {
 		if d.Value != "" {
 			list = append(list, detail{d.Name, visible.Text(d.Value, 2*htmlWidth)})

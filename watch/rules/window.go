@@ -1,0 +1,143 @@
+package rules
+
+import (
+	"bytes"
+	"encoding/gob"
+	"math"
+	"math/bits"
+	"time"
+
+	"github.com/hashicorp/golang-lru/v2/simplelru"
+)
+
+// parts is in how many parts a window is divided. What slides out of it is
+// forgotten a part at a time.
+const parts = 8
+
+// Window counts events in a sliding window of time. Its fields are exported for
+// the checkpoint.
+type Window struct {
+	At    int64 // number of the latest part
+	N     [parts]uint32
+	First time.Time // of the events in it, the earliest since it was last empty
+	Seen  uint64    // which of 64 values a hash of the events' subjects took
+	Over  bool      // the threshold has been reached, and not fallen below since
+}
+
+// add counts an event. Events that come late count as of now.
+func (w *Window) add(t time.Time, length time.Duration, subject string) (total uint32) {
+	part := t.UnixNano() / (int64(length) / parts)
+	if part > w.At {
+		for i := max(w.At+1, part-parts+1); i <= part; i++ {
+			w.N[i%parts] = 0
+		}
+		w.At = part
+	}
+	for _, n := range w.N {
+		total += n
+	}
+	if total == 0 {
+		w.First, w.Seen, w.Over = t, 0, false
+	}
+	if subject != "" {
+		w.Seen |= 1 << (hash(subject) % 64)
+	}
+	w.N[w.At%parts]++
+	return total + 1
+}
+
+// hash is FNV-1a: the same in every process, as checkpoints keep its values.
+func hash(s string) uint64 {
+	h := uint64(14695981039346656037)
+	for i := range len(s) {
+		h = (h ^ uint64(s[i])) * 1099511628211
+	}
+	return h
+}
+
+// distinct estimates how many different subjects there were, by how many of the
+// 64 places they left free (linear counting). 0 if there are too many to tell.
+func (w *Window) distinct() int {
+	free := 64 - bits.OnesCount64(w.Seen)
+	if free < 4 {
+		return 0
+	}
+	return int(math.Round(-64 * math.Log(float64(free)/64)))
+}
+
+// bursts counts per client, for as many clients as there is room for: those
+// that were seen least recently are forgotten.
+type bursts struct {
+	length    time.Duration
+	threshold int
+	clients   *simplelru.LRU[string, *Window]
+}
+
+func newBursts(length time.Duration, threshold, room int) *bursts {
+	return &bursts{length: length, threshold: threshold, clients: newLRU[string, *Window](room)}
+}
+
+// burst is what add found; Events is how many events have to be reported.
+type burst struct {
+	*Window
+	events int64
+	began  bool
+}
+
+func (b *bursts) add(client string, t time.Time, subject string) burst {
+	w, ok := b.clients.Get(client)
+	if !ok {
+		w = &Window{}
+		b.clients.Add(client, w)
+	}
+	total := w.add(t, b.length, subject)
+	if int64(total) < int64(b.threshold) {
+		w.Over = false
+		return burst{Window: w}
+	}
+	if w.Over {
+		return burst{Window: w, events: 1}
+	}
+	w.Over = true
+	return burst{Window: w, events: int64(total), began: true}
+}
+
+func newLRU[K comparable, V any](room int) *simplelru.LRU[K, V] {
+	l, err := simplelru.NewLRU[K, V](room, nil)
+	if err != nil {
+		panic(err) // only for a size below 1, which Validate refuses
+	}
+	return l
+}
+
+// dump is the content of an LRU in the checkpoint, oldest first.
+type dump[K comparable, V any] struct {
+	Keys   []K
+	Values []V
+}
+
+func dumpOf[K comparable, V any](l *simplelru.LRU[K, V]) dump[K, V] {
+	return dump[K, V]{l.Keys(), l.Values()}
+}
+
+func (d dump[K, V]) into(l *simplelru.LRU[K, V]) {
+	for i := range min(len(d.Keys), len(d.Values)) {
+		l.Add(d.Keys[i], d.Values[i])
+	}
+}
+
+func encode(state any) ([]byte, error) {
+	var b bytes.Buffer
+	err := gob.NewEncoder(&b).Encode(state)
+	return b.Bytes(), err
+}
+
+func decode(state []byte, into any) error {
+	return gob.NewDecoder(bytes.NewReader(state)).Decode(into)
+}
+
+// stateless is for rules that remember nothing.
+type stateless struct{}
+
+func (stateless) Save() ([]byte, error) { return nil, nil }
+func (stateless) Restore([]byte) error  { return nil }
