@@ -326,15 +326,19 @@ func FuzzDecodeStatusList(f *testing.F) {
 }
 
 func BenchmarkStatusListEncode(b *testing.B) {
-	random := rand.New(rand.NewPCG(1, 2))
-	list := NewStatusList(1<<20, 1)
-	for range 10_000 {
-		list.Set(random.IntN(1<<20), StatusInvalid)
-	}
-	b.ReportAllocs()
-	for b.Loop() {
-		if _, err := list.Encode(); err != nil {
-			b.Fatal(err)
-		}
+	for _, size := range []int{1 << 17, 1 << 20} {
+		b.Run(fmt.Sprintf("%d entries", size), func(b *testing.B) {
+			random := rand.New(rand.NewPCG(1, 2))
+			list := NewStatusList(size, 1)
+			for range size / 131 { // about as many as 1,000 of 131,072
+				list.Set(random.IntN(size), StatusInvalid)
+			}
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, err := list.Encode(); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
 	}
 }
