@@ -1,0 +1,5 @@
+package test
+
+import "time"
+
+const limitOfVisit = 3 * time.Minute
