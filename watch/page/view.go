@@ -40,6 +40,7 @@ type alertView struct {
 	Severity string    `json:"severity"`
 	Rule     string    `json:"rule"`
 	Title    string    `json:"title"`
+	Detail   string    `json:"detail"`
 	Source   string    `json:"source"` // who and where, in a line
 	Advice   string    `json:"advice"`
 	First    time.Time `json:"first"`
@@ -75,7 +76,7 @@ func viewOfAlert(a alert.Alert) alertView {
 		severity = alert.Info // it becomes a class name
 	}
 	v := alertView{
-		ID: text(a.Fingerprint), Severity: string(severity), Rule: text(a.Rule), Title: text(a.Title), Advice: text(a.Advice),
+		ID: text(a.Fingerprint), Severity: string(severity), Rule: text(a.Rule), Title: text(a.Title), Detail: text(a.Detail), Advice: text(a.Advice),
 		First: a.First, Last: a.Last, Count: a.Count, Details: []fact{},
 	}
 	switch {

@@ -236,8 +236,9 @@ func example() *Report {
 	for i, s := range []alert.Severity{alert.Critical, alert.Warning, alert.Info} {
 		b.Alert(alert.Alert{
 			Fingerprint: fmt.Sprint(i), Rule: "inactive_introspections", Severity: s,
-			Title: []string{"70 introspections of inactive tokens in 5 minutes", "Used from an unexpected network: " + hostile, "Signing key default was rotated"}[i],
-			Who:   "approle-orders (7c4e9c0a-1111-2222-3333-444455550001)", Where: "203.0.113.9", Path: "tokens/introspect", Mount: "tokens/",
+			Title:  []string{"70 introspections of inactive tokens in 5 minutes", "Used from an unexpected network: " + hostile, "Signing key default was rotated"}[i],
+			Detail: "About 70 different tokens: somebody is guessing, or tries a list.",
+			Who:    "approle-orders (7c4e9c0a-1111-2222-3333-444455550001)", Where: "203.0.113.9", Path: "tokens/introspect", Mount: "tokens/",
 			Role: roles[i], TokenID: "2CtSXKmgRdMTQGntO24YAo", LeaseID: "tokens/creds/orders-key/COtAqrWc8NFNloQhXZgO7tTt",
 			RequestID: "9b2f9c0a-1111-2222-3333-444455556666", First: noon, Last: noon.Add(5 * time.Minute), Count: 70,
 			Advice: "Find out from the API server which client presents these tokens, and block that client there.",

@@ -194,15 +194,18 @@ func tableSection(id, title, empty string, t Table, bar func(*Row) int64, column
 }
 
 // detail is a fact of an alert.
-type detail struct{ Name, Value string }
+type detail struct {
+	Name, Value string
+	Wide        bool // a sentence: it has a line of its own in the HTML report
+}
 
 func details(a alert.Alert) []detail {
 	var list []detail
-	for _, d := range []detail{
+	for _, d := range []struct{ name, value string }{
+		{"what", a.Detail},
 		{"who", a.Who},
-		{"entity", a.EntityID},
 		{"where", a.Where},
-		{"what", strings.TrimPrefix(a.Namespace+"/"+a.Path, "/")},
+		{"path", strings.TrimPrefix(a.Namespace+"/"+a.Path, "/")},
 		{"role", a.Role},
 		{"token", a.TokenID},
 		{"lease", a.LeaseID},
@@ -211,8 +214,9 @@ func details(a alert.Alert) []detail {
 		{"request", a.RequestID},
 		{"do first", a.Advice},
 	} {
-		if d.Value != "" {
-			list = append(list, detail{d.Name, visible.Text(d.Value, 2*htmlWidth)})
+		if d.value != "" {
+			sentence := d.name == "what" || d.name == "do first"
+			list = append(list, detail{d.name, visible.Text(d.value, 2*htmlWidth), sentence})
 		}
 	}
 	return list

@@ -105,6 +105,7 @@ function createAlert() {
     'li',
     {},
     make('div', { class: 'head' }, make('span', { class: 'tag' }), make('h3'), make('span', { class: 'times' })),
+    make('p', { class: 'detail' }),
     make('p', { class: 'source' }),
     make('p', { class: 'advice' }),
     make('details', {}, make('summary'), make('dl')),
@@ -116,6 +117,7 @@ function updateAlert(element, alert) {
   setText(element.querySelector('.tag'), alert.severity)
   setText(element.querySelector('h3'), alert.title)
   setText(element.querySelector('.times'), times(alert))
+  setText(element.querySelector('.detail'), alert.detail)
   setText(element.querySelector('.source'), alert.source)
   setText(element.querySelector('.advice'), alert.advice)
   setText(element.querySelector('summary'), `Details of ${alert.rule}`)
