@@ -68,7 +68,7 @@ func manyAddresses(w *Window) string {
 
 func (r *failedAccess) alert(e *event.Event, key, title string, b burst) alert.Alert {
 	a := r.finding(e, key, title)
-	a.First, a.Count = b.First, b.events
+	a.First, a.Count = b.first, b.events
 	what := "the request is not valid"
 	if e.Denied {
 		what = "permission denied"
@@ -78,10 +78,10 @@ func (r *failedAccess) alert(e *event.Event, key, title string, b burst) alert.A
 	return a
 }
 
-type failedAccessState struct{ Entities, Addresses, Mounts dump[string, *Window] }
+type failedAccessState struct{ Entities, Addresses, Mounts burstsState }
 
 func (r *failedAccess) Save() ([]byte, error) {
-	return encode(failedAccessState{dumpOf(r.entities.clients), dumpOf(r.addresses.clients), dumpOf(r.mounts.clients)})
+	return encode(failedAccessState{r.entities.state(), r.addresses.state(), r.mounts.state()})
 }
 
 func (r *failedAccess) Restore(state []byte) error {
@@ -89,8 +89,8 @@ func (r *failedAccess) Restore(state []byte) error {
 	if err := decode(state, &s); err != nil {
 		return err
 	}
-	s.Entities.into(r.entities.clients)
-	s.Addresses.into(r.addresses.clients)
-	s.Mounts.into(r.mounts.clients)
+	r.entities.restore(s.Entities)
+	r.addresses.restore(s.Addresses)
+	r.mounts.restore(s.Mounts)
 	return nil
 }

@@ -60,7 +60,7 @@ func (r *inactiveBurst) Observe(e *event.Event, emit func(alert.Alert)) {
 func (r *inactiveBurst) alert(e *event.Event, key, title string, b burst) alert.Alert {
 	a := r.finding(e, key, title)
 	a.Who = "API server " + a.Who
-	a.First, a.Count = b.First, b.events
+	a.First, a.Count = b.first, b.events
 	a.TokenID, a.Role = "", ""
 	switch n := b.distinct(); {
 	case n == 0:
@@ -73,10 +73,10 @@ func (r *inactiveBurst) alert(e *event.Event, key, title string, b burst) alert.
 	return a
 }
 
-type inactiveBurstState struct{ Clients, Servers dump[string, *Window] }
+type inactiveBurstState struct{ Clients, Servers burstsState }
 
 func (r *inactiveBurst) Save() ([]byte, error) {
-	return encode(inactiveBurstState{dumpOf(r.clients.clients), dumpOf(r.servers.clients)})
+	return encode(inactiveBurstState{r.clients.state(), r.servers.state()})
 }
 
 func (r *inactiveBurst) Restore(state []byte) error {
@@ -84,7 +84,7 @@ func (r *inactiveBurst) Restore(state []byte) error {
 	if err := decode(state, &s); err != nil {
 		return err
 	}
-	s.Clients.into(r.clients.clients)
-	s.Servers.into(r.servers.clients)
+	r.clients.restore(s.Clients)
+	r.servers.restore(s.Servers)
 	return nil
 }

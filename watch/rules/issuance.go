@@ -91,13 +91,22 @@ func (p *pace) advance(window int64) {
 	p.Window, p.Count = window, 0
 }
 
-func (r *issuanceSpike) Save() ([]byte, error) { return encode(dumpOf(r.roles)) }
+type issuanceSpikeState struct {
+	Window time.Duration // what the numbers of windows mean
+	Roles  dump[string, *pace]
+}
+
+func (r *issuanceSpike) Save() ([]byte, error) {
+	return encode(issuanceSpikeState{r.set.Window, dumpOf(r.roles)})
+}
 
 func (r *issuanceSpike) Restore(state []byte) error {
-	var s dump[string, *pace]
+	var s issuanceSpikeState
 	if err := decode(state, &s); err != nil {
 		return err
 	}
-	s.into(r.roles)
+	if s.Window == r.set.Window {
+		s.Roles.into(r.roles)
+	}
 	return nil
 }

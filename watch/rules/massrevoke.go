@@ -59,18 +59,18 @@ func (r *massRevocation) count(e *event.Event, emit func(alert.Alert)) {
 		return
 	}
 	a := r.finding(e, "caller "+key, "One caller revokes many tokens")
-	a.First, a.Count = b.First, b.events
+	a.First, a.Count = b.first, b.events
 	a.TokenID, a.LeaseID, a.Role = "", "", ""
 	emit(a)
 }
 
-func (r *massRevocation) Save() ([]byte, error) { return encode(dumpOf(r.callers.clients)) }
+func (r *massRevocation) Save() ([]byte, error) { return encode(r.callers.state()) }
 
 func (r *massRevocation) Restore(state []byte) error {
-	var s dump[string, *Window]
+	var s burstsState
 	if err := decode(state, &s); err != nil {
 		return err
 	}
-	s.into(r.callers.clients)
+	r.callers.restore(s)
 	return nil
 }

@@ -17,11 +17,10 @@ const parts = 8
 // Window counts events in a sliding window of time. Its fields are exported for
 // the checkpoint.
 type Window struct {
-	At    int64 // number of the latest part
-	N     [parts]uint32
-	First time.Time // of the events in it, the earliest since it was last empty
-	Seen  uint64    // which of 64 values a hash of the events' subjects took
-	Over  bool      // the threshold has been reached, and not fallen below since
+	At   int64 // number of the latest part
+	N    [parts]uint32
+	Seen uint64 // which of 64 values a hash of the events' subjects took, since it was last empty
+	Over bool   // the threshold has been reached, and not fallen below since
 }
 
 // add counts an event. Events that come late count as of now.
@@ -37,13 +36,22 @@ func (w *Window) add(t time.Time, length time.Duration, subject string) (total u
 		total += n
 	}
 	if total == 0 {
-		w.First, w.Seen, w.Over = t, 0, false
+		w.Seen, w.Over = 0, false
 	}
 	if subject != "" {
 		w.Seen |= 1 << (hash(subject) % 64)
 	}
 	w.N[w.At%parts]++
 	return total + 1
+}
+
+// first is when the events in the window began, to a part of it.
+func (w *Window) first(length time.Duration) time.Time {
+	part := w.At - parts + 1
+	for part < w.At && w.N[part%parts] == 0 {
+		part++
+	}
+	return time.Unix(0, part*(int64(length)/parts)).UTC()
 }
 
 // hash is FNV-1a: the same in every process, as checkpoints keep its values.
@@ -77,11 +85,12 @@ func newBursts(length time.Duration, threshold, room int) *bursts {
 	return &bursts{length: length, threshold: threshold, clients: newLRU[string, *Window](room)}
 }
 
-// burst is what add found; Events is how many events have to be reported.
+// burst is what add found: how many events have to be reported, and since when
+// they came.
 type burst struct {
 	*Window
 	events int64
-	began  bool
+	first  time.Time
 }
 
 func (b *bursts) add(client string, t time.Time, subject string) burst {
@@ -96,10 +105,25 @@ func (b *bursts) add(client string, t time.Time, subject string) burst {
 		return burst{Window: w}
 	}
 	if w.Over {
-		return burst{Window: w, events: 1}
+		return burst{Window: w, events: 1, first: t}
 	}
 	w.Over = true
-	return burst{Window: w, events: int64(total), began: true}
+	return burst{Window: w, events: int64(total), first: w.first(b.length)}
+}
+
+// burstsState is bursts in the checkpoint. The numbers of a window's parts mean
+// something for one length only.
+type burstsState struct {
+	Length  time.Duration
+	Clients dump[string, *Window]
+}
+
+func (b *bursts) state() burstsState { return burstsState{b.length, dumpOf(b.clients)} }
+
+func (b *bursts) restore(s burstsState) {
+	if s.Length == b.length {
+		s.Clients.into(b.clients)
+	}
 }
 
 func newLRU[K comparable, V any](room int) *simplelru.LRU[K, V] {

@@ -1,0 +1,303 @@
+// Package monitor takes the lines of an audit log to the rules, and what they
+// find to the sinks; it counts, and remembers over restarts.
+package monitor
+
+import (
+	"bytes"
+	"context"
+	"log/slog"
+	"runtime"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/golang-lru/v2/simplelru"
+
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/watch"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/watch/alert"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/watch/audit"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/watch/event"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/watch/stats"
+)
+
+// Options say what to watch with.
+type Options struct {
+	MountTypes []string // empty: audit.DefaultMountType
+	Rules      []watch.Rule
+	Sinks      []SinkOptions
+	// Repeat is how long an alert that goes on is not passed on again.
+	Repeat time.Duration
+	// OpenFor is how long an alert counts as open without happening again.
+	OpenFor time.Duration
+	// Live says that entries are of now, so that the clock tells of silence.
+	Live bool
+	// StateFile keeps the state over restarts; empty: it is not kept.
+	StateFile string
+	Log       *slog.Logger
+	// OnEvent and OnAlert are told of everything, for reports. An event is
+	// valid during the call only.
+	OnEvent func(*event.Event)
+	OnAlert func(alert.Alert)
+}
+
+// Monitor is safe for use by several goroutines.
+type Monitor struct {
+	opts    Options
+	started time.Time
+
+	mu       sync.Mutex
+	workers  []*worker
+	entries  []watch.EntryObserver
+	counts   counts
+	mounts   *mountTable
+	refused  *simplelru.LRU[string, struct{}] // ids of requests that both lines tell of
+	folder   *folder
+	position *watch.Position
+	store    *store
+	dirty    bool
+
+	queues []*queue
+}
+
+// maxRefused is how many refused requests may be under way between their two
+// lines, which follow each other closely.
+const maxRefused = 4096
+
+// New makes a monitor and restores its state, if it has one. Close it.
+func New(opts Options) (*Monitor, error) {
+	m := &Monitor{opts: opts, started: time.Now(), counts: newCounts(), mounts: newMountTable()}
+	m.refused, _ = simplelru.NewLRU[string, struct{}](maxRefused, nil)
+	m.folder = newFolder(opts.Repeat, opts.OpenFor, m.pass)
+	for range runtime.GOMAXPROCS(0) {
+		m.workers = append(m.workers, &worker{parser: audit.NewParser(opts.MountTypes...)})
+	}
+	for _, r := range opts.Rules {
+		if observer, ok := r.(watch.EntryObserver); ok {
+			m.entries = append(m.entries, observer)
+		}
+	}
+	for _, s := range opts.Sinks {
+		m.queues = append(m.queues, newQueue(s, opts.Log))
+	}
+	if opts.StateFile != "" {
+		var err error
+		if m.store, err = openStore(opts.StateFile); err != nil {
+			return nil, err
+		}
+		if err := m.restore(); err != nil {
+			m.store.close()
+			return nil, err
+		}
+	}
+	for _, q := range m.queues {
+		q.start()
+	}
+	return m, nil
+}
+
+// Position is where to resume reading; nil if there is no state.
+func (m *Monitor) Position() *watch.Position {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.position
+}
+
+// Run reads source until it or ctx ends.
+func (m *Monitor) Run(ctx context.Context, source watch.Source) error {
+	var ticking sync.WaitGroup
+	if m.opts.Live {
+		stop := make(chan struct{})
+		ticking.Go(func() { m.tickUntil(stop) })
+		defer ticking.Wait()
+		defer close(stop)
+	}
+	return source.Run(ctx, m.Handle)
+}
+
+func (m *Monitor) tickUntil(stop <-chan struct{}) {
+	ticker := time.NewTicker(time.Second)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-stop:
+			return
+		case now := <-ticker.C:
+			m.Tick(now)
+		}
+	}
+}
+
+// Tick does what depends on the clock.
+func (m *Monitor) Tick(now time.Time) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, r := range m.opts.Rules {
+		r.Tick(now, m.emit)
+	}
+	m.folder.flush(now)
+	m.saveIfDue(now)
+}
+
+// Close passes on what is left, for at most as long as ctx allows, and keeps
+// the rest with the state for the next start.
+func (m *Monitor) Close(ctx context.Context) error {
+	m.mu.Lock()
+	m.folder.flushAll()
+	m.mu.Unlock()
+	var closing sync.WaitGroup
+	for _, q := range m.queues {
+		closing.Go(func() { q.close(ctx) })
+	}
+	closing.Wait()
+	if m.store == nil {
+		return nil
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	err := m.save()
+	m.store.close()
+	return err
+}
+
+// worker parses a share of a batch.
+type worker struct {
+	parser    *audit.Parser
+	events    []event.Event
+	malformed int64
+}
+
+func (w *worker) parse(lines []byte) {
+	w.events, w.malformed = w.events[:0], 0
+	for len(lines) > 0 {
+		line := lines
+		if end := bytes.IndexByte(lines, '\n'); end >= 0 {
+			line, lines = lines[:end], lines[end+1:]
+		} else {
+			lines = nil
+		}
+		if len(bytes.TrimSpace(line)) == 0 {
+			continue
+		}
+		if len(w.events) == cap(w.events) {
+			w.events = append(w.events, event.Event{})
+		} else {
+			w.events = w.events[:len(w.events)+1]
+		}
+		if err := w.parser.Parse(line, &w.events[len(w.events)-1]); err != nil {
+			w.events = w.events[:len(w.events)-1]
+			w.malformed++
+		}
+	}
+}
+
+// worthSharing is from how many bytes on parsing in parallel pays.
+const worthSharing = 32 << 10
+
+// Handle takes a batch of lines. All of it counts, with its position, or, when
+// the process ends before the next checkpoint, none of it.
+func (m *Monitor) Handle(b watch.Batch) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, w := range m.parse(b.Lines) {
+		m.counts.Lines += int64(len(w.events)) + w.malformed
+		m.counts.Malformed += w.malformed
+		for i := range w.events {
+			m.observe(&w.events[i])
+		}
+	}
+	m.counts.Lines += int64(b.Skipped + b.Dropped)
+	m.counts.Oversized += int64(b.Skipped)
+	m.counts.Dropped += int64(b.Dropped)
+	if b.Position != nil {
+		position := *b.Position
+		m.position = &position
+	}
+	m.dirty = true
+	m.saveIfDue(time.Now())
+	return nil
+}
+
+// parse shares the lines among the workers, in order.
+func (m *Monitor) parse(lines []byte) []*worker {
+	if len(lines) < worthSharing {
+		m.workers[0].parse(lines)
+		return m.workers[:1]
+	}
+	share := len(lines)/len(m.workers) + 1
+	var parsing sync.WaitGroup
+	for _, w := range m.workers {
+		end := min(share, len(lines))
+		if more := bytes.IndexByte(lines[end:], '\n'); more >= 0 {
+			end += more + 1
+		} else {
+			end = len(lines)
+		}
+		part := lines[:end]
+		lines = lines[end:]
+		parsing.Go(func() { w.parse(part) })
+	}
+	parsing.Wait()
+	return m.workers
+}
+
+// observe takes one entry.
+func (m *Monitor) observe(e *event.Event) {
+	m.counts.entry(e.Time)
+	for _, r := range m.entries {
+		r.Entry(e.Time, m.emit)
+	}
+	if e.Kind == event.OtherMounts || m.told(e) || !m.mounts.resolve(e) {
+		return
+	}
+	m.counts.event(e)
+	if m.opts.OnEvent != nil {
+		m.opts.OnEvent(e)
+	}
+	for _, r := range m.opts.Rules {
+		r.Observe(e, m.emit)
+	}
+}
+
+// told reports whether the request's other line has told of it already.
+func (m *Monitor) told(e *event.Event) bool {
+	if e.RequestID == "" || (!e.Failed() && e.Kind != event.AuditDisable) {
+		return false
+	}
+	if m.refused.Contains(e.RequestID) {
+		return true
+	}
+	m.refused.Add(e.RequestID, struct{}{})
+	return false
+}
+
+func (m *Monitor) emit(a alert.Alert) { m.folder.add(a) }
+
+// pass hands an alert to the sinks. repeated says that it was passed on before.
+func (m *Monitor) pass(a alert.Alert, repeated bool) {
+	if !repeated {
+		m.counts.alert(a)
+	}
+	if m.opts.OnAlert != nil {
+		m.opts.OnAlert(a)
+	}
+	for _, q := range m.queues {
+		q.put(a)
+	}
+	m.dirty = true
+}
+
+// Snapshot implements stats.Provider.
+func (m *Monitor) Snapshot() stats.Snapshot {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	now := time.Now()
+	if !m.opts.Live {
+		now = m.counts.LastEntry
+	}
+	s := m.counts.snapshot(now)
+	s.Started = m.started
+	s.Open = m.folder.open(now)
+	for _, q := range m.queues {
+		s.Sinks = append(s.Sinks, q.count())
+	}
+	return s
+}
