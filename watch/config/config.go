@@ -25,9 +25,10 @@ type Config struct {
 	State       string         `yaml:"state"`        // file that keeps the state over restarts
 	MountTypes  []string       `yaml:"mount_types"`  // names under which the plugin is registered
 	GeoDatabase string         `yaml:"geo_database"` // MaxMind file
-	HTTP        HTTP           `yaml:"http"`
-	Repeat      time.Duration  `yaml:"repeat"`   // an alert that goes on is passed on again after this
-	OpenFor     time.Duration  `yaml:"open_for"` // and is over when it has not happened for this
+	Metrics     Listener       `yaml:"metrics"`      // metrics and health for Prometheus
+	Page        Listener       `yaml:"page"`         // the live page
+	Repeat      time.Duration  `yaml:"repeat"`       // an alert that goes on is passed on again after this
+	OpenFor     time.Duration  `yaml:"open_for"`     // and is over when it has not happened for this
 	Sinks       Sinks          `yaml:"sinks"`
 	Rules       rules.Settings `yaml:"rules"`
 }
@@ -40,10 +41,9 @@ type Source struct {
 	MaxLine int    `yaml:"max_line_bytes"`
 }
 
-// HTTP is where metrics, health and the page are served.
-type HTTP struct {
+// Listener is where something is served.
+type Listener struct {
 	Listen string `yaml:"listen"` // host:port; empty: not at all
-	Page   bool   `yaml:"page"`   // the live page
 }
 
 // Sinks are where alerts go.
@@ -134,13 +134,13 @@ func (c *Config) Validate() error {
 	if len(c.MountTypes) == 0 {
 		problem("mount_types: is empty")
 	}
-	if c.HTTP.Listen != "" {
-		if _, _, err := net.SplitHostPort(c.HTTP.Listen); err != nil {
-			problem("http.listen: %w", err)
+	for name, l := range map[string]Listener{"metrics": c.Metrics, "page": c.Page} {
+		if l.Listen == "" {
+			continue
 		}
-	}
-	if c.HTTP.Page && c.HTTP.Listen == "" {
-		problem("http.page: needs http.listen, such as 127.0.0.1:9102")
+		if _, _, err := net.SplitHostPort(l.Listen); err != nil {
+			problem("%s.listen: %w", name, err)
+		}
 	}
 	if c.Repeat < time.Second {
 		problem("repeat: %v is less than 1s", c.Repeat)

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/watch/alert"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/watch/visible"
 )
 
 // ErrPermanent marks a failure that trying again will not mend.
@@ -97,9 +98,9 @@ func (e *Endpoint) post(ctx context.Context, url string, body any) error {
 	case code < 300:
 		return nil
 	case code >= 500, code == http.StatusTooManyRequests, code == http.StatusRequestTimeout:
-		return fmt.Errorf("%s: %s", resp.Status, Printable(string(said)))
+		return fmt.Errorf("%s: %s", resp.Status, visible.Text(string(said), maxField))
 	default:
-		return fmt.Errorf("%w: %s: %s", ErrPermanent, resp.Status, Printable(string(said)))
+		return fmt.Errorf("%w: %s: %s", ErrPermanent, resp.Status, visible.Text(string(said), maxField))
 	}
 }
 
@@ -162,7 +163,7 @@ func filled(m map[string]string) map[string]string {
 		if value == "" {
 			delete(m, name)
 		} else {
-			m[name] = Printable(value)
+			m[name] = visible.Text(value, maxField)
 		}
 	}
 	return m

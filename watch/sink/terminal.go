@@ -1,3 +1,5 @@
+// Package sink passes alerts on: to people at a terminal, to files of JSON
+// lines, to webhooks and to Alertmanager.
 package sink
 
 import (
@@ -7,7 +9,12 @@ import (
 	"strings"
 
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/watch/alert"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/watch/visible"
 )
+
+// maxField is how much of a field is shown: enough for any name or path that
+// people choose, and too little to flood a screen.
+const maxField = 400
 
 // Terminal writes alerts for people.
 type Terminal struct {
@@ -32,10 +39,10 @@ func (t *Terminal) Send(_ context.Context, a alert.Alert) error {
 	}
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s  %s%-8s  %s%s  [%s]\n", a.Last.UTC().Format("2006-01-02 15:04:05Z"),
-		before, strings.ToUpper(string(a.Severity)), Printable(a.Title), after, a.Rule)
+		before, strings.ToUpper(string(a.Severity)), visible.Text(a.Title, maxField), after, a.Rule)
 	field := func(name, value string) {
 		if value != "" {
-			fmt.Fprintf(&b, "    %-6s %s\n", name, Printable(value))
+			fmt.Fprintf(&b, "    %-6s %s\n", name, visible.Text(value, maxField))
 		}
 	}
 	field("what", a.Detail)

@@ -1,0 +1,184 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/watch"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/watch/config"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/watch/metrics"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/watch/monitor"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/watch/page"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/watch/rules"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/watch/source"
+)
+
+// closeLimit is how long sinks may take at the end; what they have not taken
+// by then is kept in the state.
+const closeLimit = 10 * time.Second
+
+func follow(ctx context.Context, args []string, stdout io.Writer) error {
+	set := flags("follow", "[-config FILE] [-file FILE | -socket URL] [flags]\n\nWhat a flag says goes before what the configuration file says.")
+	configFile := set.String("config", "", "configuration `FILE`")
+	file := set.String("file", "", "`FILE` of a file audit device, to be followed through rotation")
+	socket := set.String("socket", "", "`URL` to listen on for a socket audit device: tcp://host:port or unix:///path")
+	fromEnd := set.Bool("from-end", false, "at the first start, skip what is in the file already")
+	state := set.String("state", "", "`FILE` that keeps the state, so that a restart loses nothing and counts nothing twice")
+	listen := set.String("metrics", "", "serve /metrics and /healthz on `HOST:PORT`")
+	pageAt := set.String("page", "", "serve the live page on `HOST:PORT`; without a host only to this machine")
+	asJSON := set.Bool("json", false, "write alerts as JSON lines")
+	if err := parse(set, args); err != nil {
+		return err
+	}
+	if set.NArg() > 0 {
+		return misused(set, "no arguments are wanted")
+	}
+	c, err := load(*configFile)
+	if err != nil {
+		return err
+	}
+	set.Visit(func(f *flag.Flag) {
+		switch f.Name {
+		case "file":
+			c.Source.File, c.Source.Socket = *file, ""
+		case "socket":
+			c.Source.Socket, c.Source.File = *socket, ""
+		case "from-end":
+			c.Source.FromEnd = *fromEnd
+		case "state":
+			c.State = *state
+		case "metrics":
+			c.Metrics.Listen = *listen
+		case "page":
+			c.Page.Listen = *pageAt
+		}
+	})
+	if *file != "" && *socket != "" {
+		return misused(set, "-file and -socket exclude each other")
+	}
+	if err := c.Validate(); err != nil {
+		return err
+	}
+	if c.Source.File == "" && c.Source.Socket == "" {
+		return misused(set, "nothing to follow: give -file or -socket, or a configuration file with one of them")
+	}
+	return followWith(ctx, c, stdout, *asJSON)
+}
+
+func followWith(ctx context.Context, c config.Config, stdout io.Writer, asJSON bool) error {
+	log := logger()
+	list, closeGeo, err := makeRules(c)
+	defer closeGeo()
+	if err != nil {
+		return err
+	}
+	sinks, err := makeSinks(c, stdout)
+	if err != nil {
+		return err
+	}
+	if c.Sinks.Terminal.Enabled || asJSON {
+		sinks = append(sinks, monitor.SinkOptions{Sink: terminal(stdout, asJSON), MinSeverity: c.Sinks.Terminal.MinSeverity})
+	}
+	m, err := monitor.New(monitor.Options{
+		MountTypes: c.MountTypes, Rules: list, Sinks: sinks, Repeat: c.Repeat, OpenFor: c.OpenFor,
+		Live: true, StateFile: c.State, Log: log,
+	})
+	if err != nil {
+		return err
+	}
+	err = serveAndRun(ctx, c, m, log)
+	closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeLimit)
+	defer cancel()
+	return errors.Join(err, m.Close(closing))
+}
+
+// serveAndRun ends when the source does, or ctx.
+func serveAndRun(ctx context.Context, c config.Config, m *monitor.Monitor, log *slog.Logger) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	if c.Metrics.Listen != "" {
+		if err := serveMetrics(ctx, c.Metrics.Listen, m, log); err != nil {
+			return err
+		}
+	}
+	if c.Page.Listen != "" {
+		server, err := page.Listen(c.Page.Listen, m)
+		if err != nil {
+			return err
+		}
+		log.Info("live page", "url", server.URL())
+		if !server.Loopback() {
+			log.Warn("the live page can be read by everybody who reaches its address")
+		}
+		go func() {
+			if err := server.Serve(ctx); err != nil {
+				cancel(err)
+			}
+		}()
+	}
+	from, err := openSource(c, m, log)
+	if err != nil {
+		return err
+	}
+	err = m.Run(ctx, from)
+	if errors.Is(err, context.Canceled) {
+		if err = context.Cause(ctx); errors.Is(err, context.Canceled) {
+			return nil // asked to end
+		}
+	}
+	return err
+}
+
+func openSource(c config.Config, m *monitor.Monitor, log *slog.Logger) (watch.Source, error) {
+	if c.Source.File != "" {
+		from := m.Position()
+		log.Info("following", "file", c.Source.File, "resumed", from != nil)
+		return &source.File{Path: c.Source.File, From: from, FromEnd: c.Source.FromEnd, MaxLine: c.Source.MaxLine, Log: log}, nil
+	}
+	network, address, err := source.ParseSocket(c.Source.Socket)
+	if err != nil {
+		return nil, err
+	}
+	s := &source.Socket{Network: network, Address: address, MaxLine: c.Source.MaxLine, Log: log}
+	if err := s.Listen(); err != nil {
+		return nil, err
+	}
+	log.Info("listening for a socket audit device", "address", s.Addr().String())
+	return s, nil
+}
+
+func serveMetrics(ctx context.Context, address string, m *monitor.Monitor, log *slog.Logger) error {
+	host, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return err
+	}
+	if host == "" {
+		host = "127.0.0.1"
+	}
+	listener, err := net.Listen("tcp", net.JoinHostPort(host, port))
+	if err != nil {
+		return err
+	}
+	var series []metrics.Rule
+	for _, r := range rules.Catalog() {
+		series = append(series, metrics.Rule{Name: r.Name, Severity: r.Severity})
+	}
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", metrics.Handler(m, version, series))
+	mux.Handle("GET /healthz", metrics.Health(m))
+	server := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second, MaxHeaderBytes: 16 << 10}
+	context.AfterFunc(ctx, func() { _ = server.Close() })
+	log.Info("metrics", "url", "http://"+listener.Addr().String()+"/metrics")
+	go func() {
+		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+			log.Error("metrics are not served any more", "error", err)
+		}
+	}()
+	return nil
+}

@@ -1,0 +1,70 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/watch/monitor"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/watch/source"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/watch/stats"
+)
+
+func replay(ctx context.Context, args []string, stdout io.Writer) error {
+	set := flags("replay", "[flags] FILE…\n\nReads audit logs to their end, oldest first, and writes what there would have\nbeen alerts for. Files may be compressed with gzip; - is standard input.")
+	configFile := set.String("config", "", "configuration `FILE`, for its rules")
+	asJSON := set.Bool("json", false, "write alerts as JSON lines")
+	pass := set.Bool("sinks", false, "pass alerts on to the sinks of the configuration file, too")
+	if err := parse(set, args); err != nil {
+		return err
+	}
+	if set.NArg() == 0 {
+		return misused(set, "no file is given; - is standard input")
+	}
+	c, err := load(*configFile)
+	if err != nil {
+		return err
+	}
+	list, closeGeo, err := makeRules(c)
+	defer closeGeo()
+	if err != nil {
+		return err
+	}
+	sinks := []monitor.SinkOptions{{Sink: terminal(stdout, *asJSON), MinSeverity: c.Sinks.Terminal.MinSeverity}}
+	if *pass {
+		more, err := makeSinks(c, stdout)
+		if err != nil {
+			return err
+		}
+		sinks = append(sinks, more...)
+	}
+	m, err := monitor.New(monitor.Options{MountTypes: c.MountTypes, Rules: list, Sinks: sinks, Repeat: c.Repeat, OpenFor: c.OpenFor, Log: logger()})
+	if err != nil {
+		return err
+	}
+	began := time.Now()
+	if err := m.Run(ctx, &source.Stream{Files: set.Args(), MaxLine: c.Source.MaxLine}); err != nil {
+		return err
+	}
+	closing, cancel := context.WithTimeout(ctx, c.Repeat)
+	defer cancel()
+	if err := m.Close(closing); err != nil {
+		return err
+	}
+	summary(os.Stderr, m.Snapshot(), time.Since(began))
+	return nil
+}
+
+func summary(w io.Writer, s stats.Snapshot, took time.Duration) {
+	var events, alerts int64
+	for _, e := range s.Events {
+		events += e.Count
+	}
+	for _, a := range s.Alerts {
+		alerts += a.Count
+	}
+	fmt.Fprintf(w, "%d lines in %.1f s: %d requests about the engine, %d alerts, %d lines that are no audit entries, %d too long\n",
+		s.Lines, took.Seconds(), events, alerts, s.Malformed, s.Oversized)
+}

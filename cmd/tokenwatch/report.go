@@ -1,0 +1,98 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"io"
+	"os"
+	"time"
+
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/watch/monitor"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/watch/report"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/watch/source"
+)
+
+func summarize(ctx context.Context, args []string, stdout io.Writer) error {
+	set := flags("report", "[flags] FILE…\n\nSums up what audit logs say: tokens by role, kind and entity, failures, top\nclients, alerts. Files are read oldest first and may be compressed with gzip;\n- is standard input.")
+	configFile := set.String("config", "", "configuration `FILE`, for its rules")
+	format := set.String("format", "text", "`FORMAT` of the report: text, json, or html")
+	output := set.String("o", "", "`FILE` to write the report to")
+	from := set.String("from", "", "leave out what was before this `TIME` (RFC 3339)")
+	to := set.String("to", "", "leave out what was at this `TIME` or after (RFC 3339)")
+	rows := set.Int("rows", report.DefaultRows, "`ROWS` of each table")
+	if err := parse(set, args); err != nil {
+		return err
+	}
+	if set.NArg() == 0 {
+		return misused(set, "no file is given; - is standard input")
+	}
+	if *format != "text" && *format != "json" && *format != "html" {
+		return misused(set, "-format is none of text, json, html")
+	}
+	options := report.Options{Files: set.Args(), Rows: *rows}
+	for _, bound := range []struct {
+		text string
+		at   *time.Time
+	}{{*from, &options.From}, {*to, &options.To}} {
+		if bound.text == "" {
+			continue
+		}
+		var err error
+		if *bound.at, err = time.Parse(time.RFC3339, bound.text); err != nil {
+			return misused(set, "-from and -to are times such as 2026-01-31T00:00:00Z")
+		}
+	}
+	builder, err := read(ctx, *configFile, options)
+	if err != nil {
+		return err
+	}
+	return writeReport(builder.Report(time.Now()), *format, *output, stdout)
+}
+
+func read(ctx context.Context, configFile string, options report.Options) (*report.Builder, error) {
+	c, err := load(configFile)
+	if err != nil {
+		return nil, err
+	}
+	list, closeGeo, err := makeRules(c)
+	defer closeGeo()
+	if err != nil {
+		return nil, err
+	}
+	builder := report.New(options)
+	m, err := monitor.New(monitor.Options{
+		MountTypes: c.MountTypes, Rules: list, Repeat: c.Repeat, OpenFor: c.OpenFor, Log: logger(),
+		OnEvent: builder.Observe, OnAlert: builder.Alert,
+	})
+	if err != nil {
+		return nil, err
+	}
+	if err := m.Run(ctx, &source.Stream{Files: options.Files, MaxLine: c.Source.MaxLine}); err != nil {
+		return nil, err
+	}
+	if err := m.Close(ctx); err != nil {
+		return nil, err
+	}
+	s := m.Snapshot()
+	builder.AddLog(report.Log{Lines: s.Lines, Malformed: s.Malformed, Oversized: s.Oversized})
+	return builder, nil
+}
+
+func writeReport(r *report.Report, format, output string, stdout io.Writer) (err error) {
+	w := stdout
+	if output != "" {
+		f, openErr := os.OpenFile(output, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+		if openErr != nil {
+			return openErr
+		}
+		defer func() { err = errors.Join(err, f.Close()) }()
+		w = f
+	}
+	switch format {
+	case "json":
+		return r.WriteJSON(w)
+	case "html":
+		return r.WriteHTML(w)
+	}
+	return r.WriteText(w, colored(w))
+}
