@@ -201,4 +201,3 @@ func TestTheBrowserSeesWhatIsWrong(t *testing.T) {
 		}
 	}
 }
-

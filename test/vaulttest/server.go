@@ -36,6 +36,8 @@ type Options struct {
 	TLS      bool    // with a certificate that the client verifies
 	Audit    bool    // a file audit device
 	LogLevel string  // empty: trace
+	// Metrics makes /v1/sys/metrics name gauges without the host's name.
+	Metrics bool
 	// Env is added to the server's environment, which its plugins inherit.
 	Env []string
 }
@@ -162,6 +164,9 @@ func (s *Server) config() map[string]any {
 		"cluster_addr":  s.clusterAddr,
 		"disable_mlock": true,
 		"log_level":     level,
+	}
+	if s.Metrics {
+		config["telemetry"] = map[string]any{"prometheus_retention_time": "1h", "disable_hostname": true}
 	}
 	if s.Plugin != nil {
 		config["plugin_directory"] = s.Plugin.Dir
