@@ -58,6 +58,9 @@ func newBackend(ctx context.Context, conf *logical.BackendConfig, clock func() t
 		Invalidate:   func(_ context.Context, key string) { b.tokens.Invalidate(key) },
 		PeriodicFunc: b.periodic,
 	}
+	if err := b.Setup(ctx, &withSystem); err != nil {
+		return nil, err
+	}
 	b.tokens = token.NewService(system, clock, b.GetRandomReader())
 	b.Paths = framework.PathAppend(
 		b.pathConfig(),
@@ -72,20 +75,13 @@ func newBackend(ctx context.Context, conf *logical.BackendConfig, clock func() t
 		b.pathStatus(),
 	)
 	b.bodies = bodyFields(b.Paths)
-	return b, b.Setup(ctx, &withSystem)
+	return b, nil
 }
 
-// HandleRequest refuses what no handler should see, translates the errors of
-// callers into a 400, and keeps a panic from ending the process, which serves
-// other mounts as well.
+// HandleRequest refuses what no handler should see, and translates the errors
+// of callers into a 400.
 func (b *backend) HandleRequest(ctx context.Context, req *logical.Request) (resp *logical.Response, err error) {
-	defer func() {
-		if panicked := recover(); panicked != nil {
-			// The value may hold request data; the stack holds none.
-			b.Logger().Error("handler panicked", "operation", req.Operation, "stack", string(debug.Stack()))
-			resp, err = nil, errors.New("internal error; see the server's log")
-		}
-	}()
+	defer b.guard(req, &err)
 	if err := b.checkRequest(req); err != nil {
 		return b.refuse(req, err)
 	}
@@ -99,12 +95,23 @@ func (b *backend) HandleRequest(ctx context.Context, req *logical.Request) (resp
 // HandleExistenceCheck tells a create from an update. It looks at the path
 // alone: what is wrong with the body is for HandleRequest to say.
 func (b *backend) HandleExistenceCheck(ctx context.Context, req *logical.Request) (checkFound, exists bool, err error) {
+	defer b.guard(req, &err)
 	if !strings.HasPrefix(req.Path, "roles/") && !strings.HasPrefix(req.Path, "keys/") {
 		return false, false, nil // nothing else is created by name
 	}
 	pathOnly := *req
 	pathOnly.Data = nil
 	return b.Backend.HandleExistenceCheck(ctx, &pathOnly)
+}
+
+// guard, deferred, keeps a panic from ending the process, which serves other
+// mounts as well.
+func (b *backend) guard(req *logical.Request, err *error) {
+	if recover() != nil {
+		// The value may hold request data; the stack holds none.
+		b.Logger().Error("handler panicked", "operation", req.Operation, "stack", string(debug.Stack()))
+		*err = errors.New("internal error; see the server's log")
+	}
 }
 
 // refuse turns a caller's mistake into a 400; other errors pass.
@@ -115,7 +122,9 @@ func (b *backend) refuse(req *logical.Request, err error) (*logical.Response, er
 	}
 	// Errors stand in the log and in the audit log in clear, and a caller may
 	// have put a token where something else belongs.
-	b.Logger().Info("request refused", "operation", req.Operation, "field", mistake.Field, "reason", wire.Redact(mistake.Problem))
+	if !b.unauthenticated(req.Path) { // who needs no token must not fill the log
+		b.Logger().Info("request refused", "operation", req.Operation, "field", wire.Redact(mistake.Field), "reason", wire.Redact(mistake.Problem))
+	}
 	if req.Operation == logical.RenewOperation {
 		// Vault prints a response with all its fields here, but an error as it is.
 		return nil, logical.CodedError(http.StatusBadRequest, wire.Redact(mistake.Error()))
@@ -133,8 +142,11 @@ func (b *backend) periodic(ctx context.Context, req *logical.Request) error {
 	if done == nil {
 		return err
 	}
-	if done.Records > 0 || done.Lists > 0 {
-		b.Logger().Info("expired tokens removed", "records", done.Records, "status_lists", done.Lists)
+	for _, expired := range done.Expired {
+		b.logRevoked(expired, nil)
+	}
+	if done.Lists > 0 {
+		b.Logger().Info("status lists removed", "count", done.Lists)
 	}
 	for _, rotation := range done.Rotations {
 		b.logRotation(rotation)

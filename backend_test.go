@@ -1,6 +1,7 @@
 package tokens
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"reflect"
@@ -26,6 +27,7 @@ type mount struct {
 	backend *backend
 	storage *countingStorage
 	clock   *testClock
+	log     *lockedBuffer
 }
 
 func newMount(t *testing.T) *mount {
@@ -34,6 +36,7 @@ func newMount(t *testing.T) *mount {
 		t:       t,
 		storage: &countingStorage{Storage: &logical.InmemStorage{}},
 		clock:   &testClock{now: time.Now()},
+		log:     &lockedBuffer{},
 	}
 	m.restart()
 	return m
@@ -43,7 +46,7 @@ func newMount(t *testing.T) *mount {
 func (m *mount) restart() {
 	m.t.Helper()
 	b, err := newBackend(context.Background(), &logical.BackendConfig{
-		Logger: hclog.NewNullLogger(),
+		Logger: hclog.New(&hclog.LoggerOptions{Output: m.log, Level: hclog.Trace}),
 		System: &logical.StaticSystemView{
 			DefaultLeaseTTLVal: 24 * time.Hour,
 			MaxLeaseTTLVal:     32 * 24 * time.Hour,
@@ -126,6 +129,23 @@ func (m *mount) withRoles() *mount {
 	return m
 }
 
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lockedBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lockedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
 type testClock struct {
 	mu  sync.Mutex
 	now time.Time
@@ -150,6 +170,7 @@ type countingStorage struct {
 	logical.Storage
 	reads, writes atomic.Int64
 	failWrites    atomic.Bool
+	afterPut      func(key string) // if not nil
 }
 
 func (s *countingStorage) List(ctx context.Context, prefix string) ([]string, error) {
@@ -167,7 +188,11 @@ func (s *countingStorage) Put(ctx context.Context, entry *logical.StorageEntry) 
 	if s.failWrites.Load() {
 		return errInjected
 	}
-	return s.Storage.Put(ctx, entry)
+	err := s.Storage.Put(ctx, entry)
+	if s.afterPut != nil {
+		s.afterPut(entry.Key)
+	}
+	return err
 }
 
 func (s *countingStorage) Delete(ctx context.Context, key string) error {
@@ -181,6 +206,19 @@ func (s *countingStorage) Delete(ctx context.Context, key string) error {
 // The budget of storage operations decides the engine's speed: each is a call
 // to Vault's process, and each write a commit on every node.
 func TestStorageBudget(t *testing.T) {
+	t.Run("nothing configured", func(t *testing.T) {
+		m := newMount(t)
+		m.must(logical.CreateOperation, "roles/a", map[string]any{"token_type": "bearer"})
+		m.must(logical.ReadOperation, "creds/a", nil)
+		reads := m.storage.reads.Load()
+		m.active(m.must(logical.ReadOperation, "creds/a", nil).Data["token"].(string))
+		m.do(logical.ReadOperation, ".well-known/openid-configuration", nil)
+		m.do(logical.ReadOperation, "status/0000000000000000000000", nil)
+		m.do(logical.ReadOperation, "status/0000000000000000000001", nil)
+		if n := m.storage.reads.Load() - reads; n > 1 {
+			t.Errorf("%d reads, want at most the one that loads the status lists", n)
+		}
+	})
 	for _, kind := range []string{"api_key", "bearer", "jwt"} {
 		t.Run(kind, func(t *testing.T) {
 			m := newMount(t).withRoles()
@@ -471,9 +509,14 @@ func TestMisplacedTokenIsNotRepeated(t *testing.T) {
 			"introspect":     {"token": token, "required_scopes": token + " x"},
 			"revoke":         {"token": map[string]any{"token": token}},
 		} {
-			message := m.refused(logical.UpdateOperation, path, data)
+			message := m.refused(logical.UpdateOperation, strings.TrimSuffix(path, "?"), data)
 			if strings.Contains(message, token[len(token)-30:]) {
 				t.Errorf("%.12s: %s", path, message)
+			}
+			for _, part := range []string{token[20:40], token[40:60]} {
+				if strings.Contains(m.log.String(), part) {
+					t.Fatalf("%.12s: a part of the token is in the log", path)
+				}
 			}
 		}
 	}

@@ -91,7 +91,7 @@ func isWrite(operation logical.Operation) bool {
 
 func unknownField(name string, operation logical.Operation, path *framework.Path, body map[string]bool) error {
 	if len(name) > 64 {
-		name = name[:64] + "…"
+		name = strings.ToValidUTF8(name[:64], "") + "…"
 	}
 	if !isWrite(operation) {
 		return badinput.Field(name, "is not a parameter of a %s here; parameters of a write belong in its body", operation)
@@ -119,9 +119,15 @@ func checkValue(name string, schema *framework.FieldSchema, value any, operation
 		return checkInt(name, value)
 	case framework.TypeMap:
 		return checkObject(name, value)
+	case framework.TypeBool:
+		return checkBool(name, value)
 	case framework.TypeString:
 		if _, isString := value.(string); !isString {
 			return nil, badinput.Field(name, "must be a string")
+		}
+	case framework.TypeKVPairs:
+		if err := checkPairs(name, value); err != nil {
+			return nil, err
 		}
 	case framework.TypeCommaStringSlice:
 		if err := checkList(name, value); err != nil {
@@ -140,8 +146,6 @@ func checkValue(name string, schema *framework.FieldSchema, value any, operation
 
 func describe(t framework.FieldType) string {
 	switch t {
-	case framework.TypeBool:
-		return "true or false"
 	case framework.TypeKVPairs:
 		return "a map of strings: a JSON object, or key=value pairs"
 	case framework.TypeCommaStringSlice:
@@ -175,6 +179,18 @@ func checkDuration(name string, value any) (any, error) {
 		return nil, mistake
 	}
 	return int(d / time.Second), nil
+}
+
+// checkBool takes true and false, and their text, as the command line sends it.
+// The framework would take any number but zero for true.
+func checkBool(name string, value any) (any, error) {
+	switch value {
+	case true, "true":
+		return true, nil
+	case false, "false":
+		return false, nil
+	}
+	return nil, badinput.Field(name, "must be true or false")
 }
 
 func checkInt(name string, value any) (any, error) {
@@ -228,6 +244,21 @@ func checkObject(name string, value any) (any, error) {
 		return nil, mistake
 	}
 	return value, nil
+}
+
+// checkPairs takes what has strings for values: the framework would turn others
+// into strings of its own making.
+func checkPairs(name string, value any) error {
+	object, ok := value.(map[string]any)
+	if !ok {
+		return nil // key=value pairs, which the framework reads
+	}
+	for _, v := range object {
+		if _, isString := v.(string); !isString {
+			return badinput.Field(name, "must be %s", describe(framework.TypeKVPairs))
+		}
+	}
+	return nil
 }
 
 func checkList(name string, value any) error {

@@ -39,6 +39,15 @@ func (m *mount) periodic() {
 	}
 }
 
+func (m *mount) claims(token string) jwt.MapClaims {
+	m.t.Helper()
+	var claims jwt.MapClaims
+	if _, _, err := jwt.NewParser().ParseUnverified(token, &claims); err != nil {
+		m.t.Fatal(err)
+	}
+	return claims
+}
+
 func (m *mount) issueJWT() (token, kid string) {
 	m.t.Helper()
 	token = m.must(logical.ReadOperation, "creds/jwt", nil).Data["token"].(string)
@@ -242,10 +251,7 @@ func TestForeignJWTs(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var claims jwt.MapClaims
-	if _, _, err := jwt.NewParser().ParseUnverified(good, &claims); err != nil {
-		t.Fatal(err)
-	}
+	claims := m.claims(good)
 	resigned, err := signing.Sign("at+jwt", claims)
 	if err != nil || !m.active(resigned) {
 		t.Fatalf("the same claims signed again should be active: %v", err)
@@ -434,10 +440,7 @@ func TestClaimsAreReadByExactName(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var claims jwt.MapClaims
-	if _, _, err := jwt.NewParser().ParseUnverified(good, &claims); err != nil {
-		t.Fatal(err)
-	}
+	claims := m.claims(good)
 	claims["EXP"], claims["Scope"] = m.clock.Now().Add(time.Hour).Unix(), "admin"
 	token, err := signing.Sign("at+jwt", claims)
 	if err != nil {

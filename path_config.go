@@ -87,5 +87,10 @@ func (b *backend) pathConfigWrite(ctx context.Context, req *logical.Request, dat
 		return nil, err
 	}
 	b.Logger().Info("configuration written", "issuer", c.Issuer, "allowed_scopes", c.AllowedScopes, "max_ttl", c.MaxTTL)
-	return nil, nil
+	if old.Issuer == "" || old.Issuer == c.Issuer {
+		return nil, nil
+	}
+	return &logical.Response{Warnings: []string{
+		"JWTs that were issued before name the old issuer, " + old.Issuer + ": servers that verify by themselves refuse them once they expect the new one, and new ones until then",
+	}}, nil
 }

@@ -76,7 +76,7 @@ func (b *backend) pathCredsRead(ctx context.Context, req *logical.Request, data 
 		Scopes:   optional[[]string](data, "scopes"),
 		Audience: optional[[]string](data, "audience"),
 		Metadata: data.Get("metadata").(map[string]string),
-		Cnf:      data.Get("cnf").(map[string]string),
+		Cnf:      optional[map[string]string](data, "cnf"),
 		Caller:   template.Caller{EntityID: req.EntityID, DisplayName: req.DisplayName, Source: b.System()},
 	}
 	if _, ok := data.GetOk("ttl"); ok {

@@ -21,10 +21,10 @@ const (
 type metadata struct {
 	Issuer            string   `json:"issuer"`
 	JWKSURI           string   `json:"jwks_uri"`
-	ResponseTypes     []string `json:"response_types_supported"`
-	GrantTypes        []string `json:"grant_types_supported"`
+	ResponseTypes     []string `json:"response_types_supported"` // required, and there are none
+	GrantTypes        []string `json:"grant_types_supported"`    // left out, it would mean two
 	SubjectTypes      []string `json:"subject_types_supported"`
-	SigningAlgorithms []string `json:"id_token_signing_alg_values_supported"`
+	SigningAlgorithms []string `json:"id_token_signing_alg_values_supported,omitempty"`
 	Claims            []string `json:"claims_supported"`
 }
 

@@ -63,9 +63,9 @@ func introspectionFields() map[string]*framework.FieldSchema {
 func (b *backend) pathIntrospectWrite(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
 	answer, err := b.tokens.Introspect(ctx, req.Storage, token.Introspection{
 		Token:          wire.Secret(data.Get("token").(string)),
-		ClientIP:       data.Get("client_ip").(string),
+		ClientIP:       optional[string](data, "client_ip"),
 		RequiredScopes: data.Get("required_scopes").([]string),
-		Audience:       data.Get("audience").(string),
+		Audience:       optional[string](data, "audience"),
 	})
 	if err != nil {
 		return nil, err

@@ -221,7 +221,7 @@ func (b *backend) pathKeysRotate(ctx context.Context, req *logical.Request, data
 	}
 	switch {
 	case emergency:
-		resp.AddWarning("every JWT that key \"" + name + "\" signed before now is invalid: introspection refuses it at once, and a verifier as soon as it fetches the key set again, which may be cached for up to " + keyring.MaxCacheTime.String() + "; restart verifiers to be sure")
+		resp.AddWarning("every JWT that key \"" + name + "\" signed before now is invalid: introspection refuses it at once, and a verifier as soon as it fetches the key set again, which may be cached for up to " + keyring.MaxCacheTime.String() + ", or longer by a library that ignores Cache-Control; restart verifiers to be sure")
 		resp.AddWarning("verifiers that do not fetch the key set again for an unknown kid refuse new tokens for as long; applications must request new tokens now")
 	case rotation.Published < keyring.MaxCacheTime:
 		resp.AddWarning("the version that signs now has been published for " + rotation.Published.Round(time.Second).String() + " only; verifiers that do not fetch the key set again for an unknown kid may refuse new tokens for up to " + keyring.MaxCacheTime.String())
@@ -254,7 +254,8 @@ func (b *backend) pathKeysDelete(ctx context.Context, req *logical.Request, data
 	if user != "" {
 		return nil, badinput.Field("name", "key %q is used by role %q; delete the role or give it another key first", name, user)
 	}
-	if err := b.tokens.Keys.Delete(ctx, req.Storage, name); err != nil {
+	deleted, err := b.tokens.Keys.Delete(ctx, req.Storage, name)
+	if err != nil || !deleted {
 		return nil, err
 	}
 	b.Logger().Info("key deleted", "key", name)

@@ -265,7 +265,7 @@ func (b *backend) changeRole(ctx context.Context, req *logical.Request, data *fr
 	} else if r, err = create(name); err != nil {
 		return nil, err
 	}
-	if err := setRoleFields(r, req.Data, data); err != nil {
+	if err := setRoleFields(r, req.Data, data, old == nil); err != nil {
 		return nil, err
 	}
 	ceilings, err := b.tokens.Config.Get(ctx, req.Storage)
@@ -283,14 +283,13 @@ func (b *backend) changeRole(ctx context.Context, req *logical.Request, data *fr
 	if err := b.tokens.Roles.Put(ctx, req.Storage, name, r); err != nil {
 		return nil, err
 	}
-	b.tokens.RoleChanged(name)
 	b.Logger().Info("role written", "role", name, "token_type", r.Kind, "created", old == nil)
 	return b.warnCapped(r, ceilings.MaxTTL), nil
 }
 
 // setRoleFields sets the fields that the request names; null, which only a
 // patch may hold, puts one back to its default.
-func setRoleFields(r *role.Role, named map[string]any, data *framework.FieldData) error {
+func setRoleFields(r *role.Role, named map[string]any, data *framework.FieldData, created bool) error {
 	if value, ok := named["token_type"]; ok && value != string(r.Kind) {
 		return badinput.Field("token_type", "cannot change from %s; delete the role, or write one of another name", r.Kind)
 	}
@@ -308,15 +307,16 @@ func setRoleFields(r *role.Role, named map[string]any, data *framework.FieldData
 			return err
 		}
 	}
-	if _, ok := named["ttl"]; !ok && r.MaxTTL > 0 && r.TTL == defaults.TTL {
+	ttl, ok := named["ttl"]
+	if isDefault := ok && ttl == nil || !ok && created; isDefault && r.MaxTTL > 0 {
 		r.TTL = min(r.TTL, r.MaxTTL) // a default gives way to a maximum
 	}
 	return nil
 }
 
-// requireKey makes sure that a role's signing key exists and allows the role. The default key is
-// made here, by somebody who may write roles, and never by a caller without a
-// Vault token.
+// requireKey makes sure that a role's signing key exists and allows the role.
+// The default key is made here, by somebody who may write roles, and never by
+// a caller without a Vault token.
 func (b *backend) requireKey(ctx context.Context, req *logical.Request, r *role.Role) error {
 	key, err := b.tokens.Keys.Get(ctx, req.Storage, r.Key)
 	if err != nil {
@@ -360,10 +360,13 @@ func (b *backend) pathRolesDelete(ctx context.Context, req *logical.Request, dat
 		return nil, err
 	}
 	defer b.tokens.Roles.Lock(name)()
+	r, err := b.tokens.Roles.Get(ctx, req.Storage, name)
+	if err != nil || r == nil {
+		return nil, err
+	}
 	if err := b.tokens.Roles.Delete(ctx, req.Storage, name); err != nil {
 		return nil, err
 	}
-	b.tokens.RoleChanged(name)
 	b.Logger().Info("role deleted", "role", name)
 	return nil, nil
 }

@@ -23,6 +23,7 @@ func badRotations() []badInput {
 	}
 	return []badInput{
 		rotate("emergency is no bool", fields{"emergency": "perhaps"}, "emergency"),
+		rotate("emergency is a number", fields{"emergency": 2}, "emergency"),
 		rotate("emergency is a list", fields{"emergency": []bool{true}}, "emergency"),
 		rotate("emergency is null", fields{"emergency": nil}, "emergency"),
 		rotate("unknown field", fields{"force": true}, "force"),

@@ -103,7 +103,12 @@ func DecodeStatusList(bits int, lst string, maxBytes int64) (*StatusList, error)
 	if !validBits(bits) {
 		return nil, fmt.Errorf("%w: %d bits", ErrStatusList, bits)
 	}
-	decompressor, err := zlib.NewReader(base64.NewDecoder(base64.RawURLEncoding, strings.NewReader(lst)))
+	packed, err := base64.RawURLEncoding.Strict().DecodeString(lst)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrStatusList, err)
+	}
+	rest := bytes.NewReader(packed)
+	decompressor, err := zlib.NewReader(rest)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrStatusList, err)
 	}
@@ -112,8 +117,11 @@ func DecodeStatusList(bits int, lst string, maxBytes int64) (*StatusList, error)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrStatusList, err)
 	}
-	if int64(len(unpacked)) > maxBytes {
+	switch {
+	case int64(len(unpacked)) > maxBytes:
 		return nil, fmt.Errorf("%w: more than %d bytes", ErrStatusList, maxBytes)
+	case rest.Len() > 0:
+		return nil, fmt.Errorf("%w: %d bytes after its end", ErrStatusList, rest.Len())
 	}
 	return &StatusList{bits: bits, bytes: unpacked}, nil
 }

@@ -342,3 +342,15 @@ func BenchmarkStatusListEncode(b *testing.B) {
 		})
 	}
 }
+
+func TestStatusListWithARemainderIsRefused(t *testing.T) {
+	lst, err := NewStatusList(16, 1).Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, bad := range []string{lst + "AAAA", lst + "=", lst + "\n"} {
+		if _, err := DecodeStatusList(1, bad, 1<<10); !errors.Is(err, ErrStatusList) {
+			t.Errorf("%q: %v", bad, err)
+		}
+	}
+}

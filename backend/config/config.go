@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/hashicorp/vault/sdk/logical"
@@ -100,30 +101,43 @@ func isLoopback(host string) bool {
 const entryName = "config"
 
 // Store keeps the one configuration of a mount.
-type Store struct{ entries *store.Store[Config] }
+type Store struct {
+	entries store.Entries[Config]
+	current store.Snapshot[Config]
+	changes sync.Mutex
+}
 
 // NewStore returns an empty store.
-func NewStore() *Store { return &Store{store.New[Config](entryName+"/", 1)} }
+func NewStore() *Store { return &Store{entries: store.Entries[Config]{Prefix: entryName + "/"}} }
 
 // Lock serializes changes of the configuration.
-func (s *Store) Lock() (unlock func()) { return s.entries.Lock(entryName) }
+func (s *Store) Lock() (unlock func()) {
+	s.changes.Lock()
+	return s.changes.Unlock
+}
 
 // Get returns the configuration, or the default one if none was written.
 func (s *Store) Get(ctx context.Context, storage logical.Storage) (*Config, error) {
-	c, err := s.entries.Get(ctx, storage, entryName)
-	if err != nil {
-		return nil, err
-	}
-	if c == nil {
-		return Default(), nil
-	}
-	return c, nil
+	return s.current.Get(func() (*Config, error) {
+		c, err := s.entries.Read(ctx, storage, entryName)
+		if err == nil && c == nil {
+			c = Default()
+		}
+		return c, err
+	})
 }
 
 // Put writes the configuration.
 func (s *Store) Put(ctx context.Context, storage logical.Storage, c *Config) error {
+	defer s.current.Drop()
 	return s.entries.Put(ctx, storage, entryName, c)
 }
 
 // Invalidate drops what is cached of a storage key that changed elsewhere.
-func (s *Store) Invalidate(key string) bool { return s.entries.Invalidate(key) }
+func (s *Store) Invalidate(key string) bool {
+	ours := strings.HasPrefix(key, s.entries.Prefix)
+	if ours {
+		s.current.Drop()
+	}
+	return ours
+}

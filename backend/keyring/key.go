@@ -1,22 +1,19 @@
 package keyring
 
 import (
-	"slices"
-
-	"github.com/ryanuber/go-glob"
-
 	"crypto"
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/go-jose/go-jose/v4"
 	"github.com/golang-jwt/jwt/v5"
+	"github.com/ryanuber/go-glob"
 )
 
 // State is where a key version stands in its life.
@@ -90,12 +87,12 @@ func (k *Key) Allows(role string) bool {
 }
 
 // addVersion gives the key a new version.
-func (k *Key) addVersion(random io.Reader, a algorithm, state State, now time.Time) error {
+func (k *Key) addVersion(a algorithm, state State, now time.Time) error {
 	number := 1
 	if len(k.Versions) > 0 {
 		number = k.Versions[len(k.Versions)-1].Number + 1
 	}
-	v, err := newVersion(random, number, a, state, now)
+	v, err := newVersion(number, a, state, now)
 	if err != nil {
 		return err
 	}
@@ -117,8 +114,8 @@ func (k *Key) SignedUntil() time.Time {
 	return until
 }
 
-func newVersion(random io.Reader, number int, a algorithm, state State, now time.Time) (*Version, error) {
-	signer, err := a.generate(random)
+func newVersion(number int, a algorithm, state State, now time.Time) (*Version, error) {
+	signer, err := a.generate()
 	if err != nil {
 		return nil, fmt.Errorf("generate %s key: %w", a.name, err)
 	}

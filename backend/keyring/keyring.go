@@ -7,9 +7,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
+	"maps"
 	"regexp"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -35,7 +36,10 @@ const MinRotationPeriod = 2 * MaxCacheTime
 const MaxCacheTime = 5 * time.Minute
 
 const (
-	maxKeys         = 1000 // bounds what the unauthenticated JWKS can grow to
+	// maxKeys and maxVersions bound what the unauthenticated JWKS and an entry
+	// of the storage can grow to.
+	maxKeys         = 1000
+	maxVersions     = 100
 	maxAllowedRoles = 100
 )
 
@@ -44,11 +48,10 @@ var rolePattern = regexp.MustCompile(`^[A-Za-z0-9_.*-]{1,128}$`)
 // Keyring is all signing keys of a mount. Its keys are few, so it holds all of
 // them in memory and drops them together.
 type Keyring struct {
-	entries *store.Store[Key]
+	entries store.Entries[Key]
 	changes sync.Mutex // serializes changes of keys
 	ring    store.Snapshot[ring]
 	clock   func() time.Time
-	random  io.Reader
 }
 
 // ring is the keys as they were at one moment.
@@ -59,14 +62,14 @@ type ring struct {
 	algs []string // of all keys
 }
 
-// New returns a keyring that draws keys from random.
-func New(clock func() time.Time, random io.Reader) *Keyring {
-	return &Keyring{entries: store.New[Key](StoragePrefix, 1), clock: clock, random: random}
+// New returns the keyring of a mount; keys are loaded on first use.
+func New(clock func() time.Time) *Keyring {
+	return &Keyring{entries: store.Entries[Key]{Prefix: StoragePrefix}, clock: clock}
 }
 
 // Invalidate drops what is cached when a storage key changed elsewhere.
 func (k *Keyring) Invalidate(key string) bool {
-	ours := k.entries.Invalidate(key)
+	ours := strings.HasPrefix(key, StoragePrefix)
 	if ours {
 		k.ring.Drop()
 	}
@@ -196,25 +199,25 @@ func (k *Keyring) generate(ctx context.Context, storage logical.Storage, name st
 	}
 	key := &Key{Name: name, Algorithm: a.name, AllowedRoles: []string{"*"}, CreatedAt: k.clock()}
 	return key, errors.Join(
-		key.addVersion(k.random, a, Signing, k.clock()),
-		key.addVersion(k.random, a, Next, k.clock()),
+		key.addVersion(a, Signing, k.clock()),
+		key.addVersion(a, Next, k.clock()),
 	)
 }
 
-// Delete removes a key that no live token was signed with. The caller has
-// checked that no role names it.
-func (k *Keyring) Delete(ctx context.Context, storage logical.Storage, name string) error {
+// Delete removes a key that no live token was signed with, and reports whether
+// there was one. The caller has checked that no role names it.
+func (k *Keyring) Delete(ctx context.Context, storage logical.Storage, name string) (bool, error) {
 	k.changes.Lock()
 	defer k.changes.Unlock()
 	key, err := k.entries.Read(ctx, storage, name)
-	if err != nil {
-		return err
+	if err != nil || key == nil {
+		return false, err
 	}
-	if key != nil && key.SignedUntil().After(k.clock()) {
-		return badinput.Field("name", "key %q has signed tokens that may live until %s; delete it after that", name, key.SignedUntil().UTC().Format(time.RFC3339))
+	if key.SignedUntil().After(k.clock()) {
+		return false, badinput.Field("name", "key %q has signed tokens that may live until %s; delete it after that", name, key.SignedUntil().UTC().Format(time.RFC3339))
 	}
 	defer k.ring.Drop()
-	return k.entries.Delete(ctx, storage, name)
+	return true, k.entries.Delete(ctx, storage, name)
 }
 
 // ForSigning returns the version of a key that signs, after making sure that
@@ -263,9 +266,24 @@ func (k *Keyring) extendHorizon(ctx context.Context, storage logical.Storage, na
 	return version, k.put(ctx, storage, key)
 }
 
+// put writes a key. What is in memory of the others stays.
 func (k *Keyring) put(ctx context.Context, storage logical.Storage, key *Key) error {
-	defer k.ring.Drop()
-	return k.entries.Put(ctx, storage, key.Name, key)
+	if err := k.entries.Put(ctx, storage, key.Name, key); err != nil {
+		k.ring.Drop() // the storage may hold either
+		return err
+	}
+	var err error
+	k.ring.Change(func(old ring) ring {
+		keys := maps.Clone(old.keys)
+		keys[key.Name] = key
+		var changed ring
+		changed, err = newRing(keys)
+		return changed
+	})
+	if err != nil {
+		k.ring.Drop()
+	}
+	return err
 }
 
 // load returns all keys, from memory if they are there.
@@ -275,29 +293,37 @@ func (k *Keyring) load(ctx context.Context, storage logical.Storage) (*ring, err
 		if err != nil {
 			return nil, err
 		}
-		slices.Sort(names)
-		r := &ring{keys: map[string]*Key{}, byID: map[string]*Version{}, algs: []string{}}
-		set := jose.JSONWebKeySet{Keys: []jose.JSONWebKey{}}
+		keys := map[string]*Key{}
 		for _, name := range names {
 			key, err := k.entries.Read(ctx, storage, name)
 			if err != nil {
 				return nil, err
 			}
-			if key == nil {
-				continue // deleted since it was listed
-			}
-			r.keys[name] = key
-			if !slices.Contains(r.algs, key.Algorithm) {
-				r.algs = append(r.algs, key.Algorithm)
-			}
-			for _, version := range key.Versions {
-				r.byID[version.ID] = version
-				set.Keys = append(set.Keys, version.JWK())
+			if key != nil { // else deleted since it was listed
+				keys[name] = key
 			}
 		}
-		if r.jwks, err = json.Marshal(set); err != nil {
-			return nil, fmt.Errorf("encode JWKS: %w", err)
-		}
-		return r, nil
+		r, err := newRing(keys)
+		return &r, err
 	})
+}
+
+func newRing(keys map[string]*Key) (ring, error) {
+	r := ring{keys: keys, byID: map[string]*Version{}}
+	set := jose.JSONWebKeySet{Keys: []jose.JSONWebKey{}}
+	for _, name := range slices.Sorted(maps.Keys(keys)) {
+		key := keys[name]
+		if !slices.Contains(r.algs, key.Algorithm) {
+			r.algs = append(r.algs, key.Algorithm)
+		}
+		for _, version := range key.Versions {
+			r.byID[version.ID] = version
+			set.Keys = append(set.Keys, version.JWK())
+		}
+	}
+	var err error
+	if r.jwks, err = json.Marshal(set); err != nil {
+		return ring{}, fmt.Errorf("encode JWKS: %w", err)
+	}
+	return r, nil
 }

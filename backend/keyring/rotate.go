@@ -2,6 +2,7 @@ package keyring
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/hashicorp/vault/sdk/logical"
@@ -36,10 +37,10 @@ func (k *Keyring) Rotate(ctx context.Context, storage logical.Storage, name stri
 func (k *Keyring) EmergencyRotate(ctx context.Context, storage logical.Storage, name string) (*Rotation, error) {
 	return k.rotate(ctx, storage, name, func(key *Key, a algorithm, now time.Time) (*Rotation, error) {
 		done := &Rotation{Rotated: true, Dropped: key.Versions}
-		if err := key.addVersion(k.random, a, Signing, now); err != nil {
+		if err := key.addVersion(a, Signing, now); err != nil {
 			return nil, err
 		}
-		if err := key.addVersion(k.random, a, Next, now); err != nil {
+		if err := key.addVersion(a, Next, now); err != nil {
 			return nil, err
 		}
 		key.Versions = key.Versions[len(done.Dropped):]
@@ -55,27 +56,30 @@ func (k *Keyring) RotateDue(ctx context.Context, storage logical.Storage, linger
 		return nil, err
 	}
 	var done []*Rotation
+	var failed []error
 	for name, key := range r.keys {
 		if !k.due(key) {
 			continue
 		}
 		rotation, err := k.rotate(ctx, storage, name, func(key *Key, a algorithm, now time.Time) (*Rotation, error) {
-			rotation := &Rotation{}
+			rotation := &Rotation{Dropped: key.dropExpired(now)}
 			if at := key.NextRotation(); !at.IsZero() && !now.Before(at) {
-				var err error
-				if rotation, err = k.advance(key, a, now, linger); err != nil {
+				advanced, err := k.advance(key, a, now, linger)
+				if err != nil {
 					return nil, err
 				}
+				advanced.Dropped = rotation.Dropped
+				return advanced, nil
 			}
-			rotation.Dropped = key.dropExpired(now)
 			return rotation, nil
 		})
 		if err != nil {
-			return done, err
+			failed = append(failed, err)
+			continue
 		}
 		done = append(done, rotation)
 	}
-	return done, nil
+	return done, errors.Join(failed...)
 }
 
 func (k *Keyring) due(key *Key) bool {
@@ -122,6 +126,9 @@ func (k *Keyring) rotate(ctx context.Context, storage logical.Storage, name stri
 }
 
 func (k *Keyring) advance(key *Key, a algorithm, now time.Time, linger time.Duration) (*Rotation, error) {
+	if len(key.Versions) >= maxVersions {
+		return nil, badinput.Field("name", "key %q has %d versions whose tokens still live; rotate it less often, or in an emergency with emergency=true", key.Name, len(key.Versions))
+	}
 	signing, err := key.Signing()
 	if err != nil {
 		return nil, err
@@ -134,7 +141,7 @@ func (k *Keyring) advance(key *Key, a algorithm, now time.Time, linger time.Dura
 	// Fixed now, by what was signed, and not by settings that may change.
 	signing.NotAfter = later(signing.SignedUntil, now.Add(linger))
 	next.State, next.SigningSince = Signing, now
-	if err := key.addVersion(k.random, a, Next, now); err != nil {
+	if err := key.addVersion(a, Next, now); err != nil {
 		return nil, err
 	}
 	return &Rotation{Rotated: true, Retired: signing, Published: now.Sub(next.CreatedAt)}, nil

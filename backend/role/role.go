@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/badinput"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/config"
@@ -41,10 +43,13 @@ const (
 	maxAudiences     = 20
 	maxAudienceBytes = 512
 	maxCIDRs         = 100
+	maxSubjectBytes  = 512
 	maxMetadata      = 64
+	maxMetadataBytes = 4 * 1024 // keys and values together
 	maxMetadataKey   = 128
 	maxMetadataValue = 512
 	maxClaimsBytes   = 8 * 1024
+	maxClaimsNesting = 32 // some JSON parsers take no more
 	maxLeeway        = 5 * time.Minute
 )
 
@@ -127,7 +132,7 @@ func (r *Role) Validate(ceilings *config.Config) error {
 		func() error { return r.validateScopes(ceilings) },
 		r.validateTTLs,
 		r.validateAudiences,
-		func() error { return template.CheckString("subject", r.Subject) },
+		r.validateSubject,
 		r.validateCIDRs,
 		func() error { return ValidateMetadata("metadata", r.Metadata) },
 		r.validateKindFields,
@@ -205,6 +210,21 @@ func (r *Role) validateCIDRs() error {
 	return nil
 }
 
+func (r *Role) validateSubject() error {
+	if !printable(r.Subject) {
+		return badinput.Field("subject", "has control characters")
+	}
+	return template.CheckString("subject", r.Subject)
+}
+
+// ValidateSubject checks a subject after rendering.
+func ValidateSubject(subject string) error {
+	if subject == "" || len(subject) > maxSubjectBytes || !printable(subject) {
+		return badinput.Field("subject", "renders to nothing, to more than %d bytes, or to control characters for this caller, so no token was issued", maxSubjectBytes)
+	}
+	return nil
+}
+
 // ParseCIDRs reads networks in CIDR notation, or single addresses.
 func ParseCIDRs(field string, list []string) ([]netip.Prefix, error) {
 	var prefixes []netip.Prefix
@@ -232,13 +252,18 @@ func ValidateMetadata(field string, metadata map[string]string) error {
 	if len(metadata) > maxMetadata {
 		return badinput.Field(field, "has %d entries; at most %d are allowed", len(metadata), maxMetadata)
 	}
+	total := 0
 	for _, key := range slices.Sorted(maps.Keys(metadata)) {
+		total += len(key) + len(metadata[key])
 		switch {
 		case key == "" || len(key) > maxMetadataKey || !printable(key):
 			return badinput.Field(field, "the key %q must be between 1 and %d bytes of text", clip(key), maxMetadataKey)
 		case len(metadata[key]) > maxMetadataValue || !printable(metadata[key]):
 			return badinput.Field(field, "the value of %q must be text of at most %d bytes", key, maxMetadataValue)
 		}
+	}
+	if total > maxMetadataBytes {
+		return badinput.Field(field, "is %d bytes long; at most %d are allowed", total, maxMetadataBytes)
 	}
 	return nil
 }
@@ -301,6 +326,9 @@ func (r *Role) validateClaims() error {
 	if err != nil {
 		return err
 	}
+	if nesting(r.Claims) > maxClaimsNesting {
+		return badinput.Field("claims", "is nested more than %d levels deep", maxClaimsNesting)
+	}
 	if err := CheckClaimNames("claims", slices.Sorted(maps.Keys(claims))); err != nil {
 		return err
 	}
@@ -318,6 +346,25 @@ func (r *Role) validateClaims() error {
 		}
 	}
 	return CheckClaimNames("claims_template", names)
+}
+
+// nesting returns how deep the objects and arrays of valid JSON are nested.
+func nesting(raw json.RawMessage) int {
+	decoder := json.NewDecoder(bytes.NewReader(raw))
+	deepest, depth := 0, 0
+	for {
+		token, err := decoder.Token()
+		if err != nil {
+			return deepest
+		}
+		switch token {
+		case json.Delim('{'), json.Delim('['):
+			depth++
+			deepest = max(deepest, depth)
+		case json.Delim('}'), json.Delim(']'):
+			depth--
+		}
+	}
 }
 
 // StaticClaims returns the role's claims by name.
@@ -346,16 +393,20 @@ func CheckClaimNames(field string, names []string) error {
 	return nil
 }
 
-// printable reports whether s holds no control characters, which could garble
-// a log line or a terminal.
+// printable reports whether s is valid text without characters that could
+// garble a log line or a terminal: controls, line separators, and what changes
+// the direction of writing.
 func printable(s string) bool {
-	return !strings.ContainsFunc(s, func(c rune) bool { return c < 0x20 || c == 0x7F || c == '\uFFFD' })
+	return utf8.ValidString(s) && !strings.ContainsFunc(s, func(c rune) bool {
+		return unicode.IsControl(c) || unicode.In(c, unicode.Bidi_Control, unicode.Zl, unicode.Zp)
+	})
 }
 
 // clip shortens what is repeated to the caller.
 func clip(s string) string {
-	if len(s) > 64 {
-		return s[:64] + "…"
+	const most = 64
+	if len(s) <= most {
+		return s
 	}
-	return s
+	return strings.ToValidUTF8(s[:most], "") + "…"
 }

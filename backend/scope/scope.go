@@ -15,6 +15,7 @@ import (
 const (
 	MaxCount  = 100
 	MaxLength = 256
+	MaxBytes  = 4 * 1024 // all scopes of a list together
 )
 
 // Validate checks a list of concrete scopes: scope-tokens of RFC 6749 §3.3,
@@ -33,7 +34,9 @@ func validate(field string, scopes []string, patterns bool) error {
 	if len(scopes) > MaxCount {
 		return badinput.Field(field, "has %d entries; at most %d are allowed", len(scopes), MaxCount)
 	}
+	total := 0
 	for i, s := range scopes {
+		total += len(s)
 		switch {
 		case s == "":
 			return badinput.Field(field, "entry %d is empty", i+1)
@@ -46,6 +49,9 @@ func validate(field string, scopes []string, patterns bool) error {
 		case slices.Contains(scopes[:i], s):
 			return badinput.Field(field, "%q is listed twice", s)
 		}
+	}
+	if total > MaxBytes {
+		return badinput.Field(field, "is %d bytes long; at most %d are allowed", total, MaxBytes)
 	}
 	return nil
 }

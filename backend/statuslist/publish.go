@@ -14,13 +14,15 @@ import (
 
 // Settings are how lists are published.
 type Settings struct {
-	Issuer   string        // a list's URI is below it
 	TTL      time.Duration // for how long a verifier may use a copy before it asks again
 	Lifetime time.Duration // for how long it may use one when it cannot ask
 }
 
 // URI returns where a list is published.
 func URI(issuer, id string) string { return issuer + "/status/" + id }
+
+// tidyMargin is for how long a list stays after its last token has expired.
+const tidyMargin = 5 * time.Minute
 
 // published is a signed list as it is served.
 type published struct {
@@ -45,15 +47,15 @@ type listClaims struct {
 }
 
 // Publish returns the signed list in compact serialization, or nil if there is
-// no such list, or nothing left that could sign it. It is built when it is first asked for after a change, and
-// writes no storage, so that anybody may ask. SignerOf returns the version of a
-// key that signs now.
+// no such list, or nothing left that could sign it. It is built when it is
+// first asked for after a change, and writes no storage, so that anybody may
+// ask. SignerOf returns the version of a key that signs now.
 func (l *Lists) Publish(ctx context.Context, storage logical.Storage, id string, settings Settings, signerOf func(key string) (*keyring.Version, error)) ([]byte, error) {
-	found, key, err := l.lookUp(ctx, storage, id)
+	found, owner, err := l.lookUp(ctx, storage, id)
 	if err != nil || found == nil {
 		return nil, err
 	}
-	signer, err := signerOf(key)
+	signer, err := signerOf(owner.Key)
 	if err != nil || signer == nil {
 		return nil, err
 	}
@@ -67,7 +69,7 @@ func (l *Lists) Publish(ctx context.Context, storage logical.Storage, id string,
 		return body, nil // built while this call waited
 	}
 	now := l.clock()
-	if body, err = sign(statuses, URI(settings.Issuer, id), settings, signer, now); err != nil {
+	if body, err = sign(statuses, URI(owner.Issuer, id), settings, signer, now); err != nil {
 		return nil, err
 	}
 	l.mu.Lock()
@@ -76,16 +78,16 @@ func (l *Lists) Publish(ctx context.Context, storage logical.Storage, id string,
 	return body, nil
 }
 
-func (l *Lists) lookUp(ctx context.Context, storage logical.Storage, id string) (found *list, key string, err error) {
+func (l *Lists) lookUp(ctx context.Context, storage logical.Storage, id string) (found *list, owner Owner, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if err := l.load(ctx, storage); err != nil {
-		return nil, "", err
+		return nil, Owner{}, err
 	}
 	if found = l.byID[id]; found != nil {
-		key = found.Key
+		owner = found.Owner
 	}
-	return found, key, nil
+	return found, owner, nil
 }
 
 // fresh returns the signed list if it can still be served: it says what would
@@ -126,7 +128,7 @@ func (l *Lists) Tidy(ctx context.Context, storage logical.Storage) (removed int,
 		return 0, err
 	}
 	for _, id := range expired {
-		if err := remove(ctx, storage, id); err != nil {
+		if err := l.remove(ctx, storage, id); err != nil {
 			l.stale.Store(true) // what is left is read again, and removed next time
 			return removed, err
 		}
@@ -145,13 +147,14 @@ func (l *Lists) takeExpired(ctx context.Context, storage logical.Storage) ([]str
 	}
 	var ids []string
 	for id, list := range l.byID {
-		if l.clock().Before(list.Until) {
+		// Some time later, so that no revocation is still under way.
+		if l.clock().Before(list.Until.Add(tidyMargin)) {
 			continue
 		}
 		ids = append(ids, id)
 		delete(l.byID, id)
-		if l.current[list.Role] == list {
-			delete(l.current, list.Role)
+		if l.current[list.Owner] == list {
+			delete(l.current, list.Owner)
 		}
 	}
 	return ids, nil
@@ -159,18 +162,15 @@ func (l *Lists) takeExpired(ctx context.Context, storage logical.Storage) ([]str
 
 // remove deletes a list from the storage, itself last, so that a crash in
 // between leaves what the next run finds.
-func remove(ctx context.Context, storage logical.Storage, id string) error {
-	indexes, err := storage.List(ctx, revokedPrefix+id+"/")
+func (l *Lists) remove(ctx context.Context, storage logical.Storage, id string) error {
+	indexes, err := l.revocations.List(ctx, storage, id+"/")
 	if err != nil {
-		return fmt.Errorf("list revocations of %s: %w", id, err)
+		return err
 	}
 	for _, index := range indexes {
-		if err := storage.Delete(ctx, revokedPrefix+id+"/"+index); err != nil {
-			return fmt.Errorf("remove revocation on %s: %w", id, err)
+		if err := l.revocations.Delete(ctx, storage, id+"/"+index); err != nil {
+			return err
 		}
 	}
-	if err := storage.Delete(ctx, listPrefix+id); err != nil {
-		return fmt.Errorf("remove status list %s: %w", id, err)
-	}
-	return nil
+	return l.lists.Delete(ctx, storage, id)
 }

@@ -4,7 +4,6 @@ package statuslist
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -16,6 +15,7 @@ import (
 
 	"github.com/hashicorp/vault/sdk/logical"
 
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/store"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/wire"
 )
 
@@ -31,16 +31,23 @@ const (
 	horizonStep = 10 * time.Minute
 )
 
-// List is one status list as stored.
+// List is one status list as stored. All its tokens are of one role, name one
+// issuer and are signed with one key, which signs the list as well.
 type List struct {
-	ID        string    `json:"id"`
-	Role      string    `json:"role"`
-	Key       string    `json:"key"` // signs the list; the role's, which signs its tokens
+	ID string `json:"id"`
+	Owner
 	CreatedAt time.Time `json:"created_at"`
 	// Reserved indexes, from zero, may be in use; the rest are not.
 	Reserved int `json:"reserved"`
 	// Until bounds the tokens on the list: none of them expires later.
 	Until time.Time `json:"until"`
+}
+
+// Owner is what the tokens of a list have in common.
+type Owner struct {
+	Role   string `json:"role"`
+	Key    string `json:"key"`
+	Issuer string `json:"issuer"`
 }
 
 // Revocation is the entry of one revoked JWT.
@@ -57,14 +64,16 @@ type Place struct {
 
 // Lists is all status lists of a mount, held in memory once loaded.
 type Lists struct {
-	clock  func() time.Time
-	random io.Reader
+	lists       store.Entries[List]
+	revocations store.Entries[Revocation] // named by revocationName
+	clock       func() time.Time
+	random      io.Reader
 
 	stale atomic.Bool // what is in memory may be older than the storage
 
 	mu      sync.Mutex
 	byID    map[string]*list
-	current map[string]*list // by role: the list that new tokens join
+	current map[Owner]*list // the list that new tokens join
 }
 
 type list struct {
@@ -82,7 +91,12 @@ func newList(stored List) *list {
 
 // New returns the lists of a mount; they are loaded on first use.
 func New(clock func() time.Time, random io.Reader) *Lists {
-	l := &Lists{clock: clock, random: random}
+	l := &Lists{
+		lists:       store.Entries[List]{Prefix: listPrefix},
+		revocations: store.Entries[Revocation]{Prefix: revokedPrefix},
+		clock:       clock,
+		random:      random,
+	}
 	l.stale.Store(true)
 	return l
 }
@@ -96,19 +110,18 @@ func (l *Lists) Invalidate(key string) bool {
 	return ours
 }
 
-// Reserve finds a place for a token of a role, signed with key, that lives
-// until expires. It writes the storage once per block of indexes, not once per
-// token.
-func (l *Lists) Reserve(ctx context.Context, storage logical.Storage, role, key string, expires time.Time) (Place, error) {
+// Reserve finds a place for a token that lives until expires. It writes the
+// storage once per block of indexes, not once per token.
+func (l *Lists) Reserve(ctx context.Context, storage logical.Storage, owner Owner, expires time.Time) (Place, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if err := l.load(ctx, storage); err != nil {
 		return Place{}, err
 	}
-	current := l.current[role]
-	if current == nil || len(current.free) == 0 || expires.After(current.Until) || key != current.Key {
+	current := l.current[owner]
+	if current == nil || len(current.free) == 0 || expires.After(current.Until) {
 		var err error
-		if current, err = l.extend(ctx, storage, role, key, current, expires); err != nil {
+		if current, err = l.extend(ctx, storage, owner, current, expires); err != nil {
 			return Place{}, err
 		}
 	}
@@ -118,21 +131,17 @@ func (l *Lists) Reserve(ctx context.Context, storage logical.Storage, role, key 
 	return Place{List: current.ID, Index: index}, nil
 }
 
-// extend makes room on a role's list, or starts a new one, and persists that
-// before anything is given out. l.mu is held.
-func (l *Lists) extend(ctx context.Context, storage logical.Storage, role, key string, current *list, expires time.Time) (*list, error) {
-	if current != nil && len(current.free) == 0 && current.Reserved >= listSize {
-		current = nil
-	}
-	if current == nil {
+// extend makes room on the current list, or starts a new one, and persists
+// that before anything is given out. l.mu is held.
+func (l *Lists) extend(ctx context.Context, storage logical.Storage, owner Owner, current *list, expires time.Time) (*list, error) {
+	if current == nil || len(current.free) == 0 && current.Reserved >= listSize {
 		id, err := wire.NewID(l.random)
 		if err != nil {
 			return nil, err
 		}
-		current = newList(List{ID: id, Role: role, CreatedAt: l.clock()})
+		current = newList(List{ID: id, Owner: owner, CreatedAt: l.clock()})
 	}
 	next := current.List
-	next.Key = key
 	var block []int
 	if len(current.free) == 0 {
 		// In random order, so that an index says nothing about when its token
@@ -146,61 +155,79 @@ func (l *Lists) extend(ctx context.Context, storage logical.Storage, role, key s
 	if expires.After(next.Until) {
 		next.Until = expires.Add(horizonStep)
 	}
-	if err := putJSON(ctx, storage, listPrefix+next.ID, next); err != nil {
+	if err := l.lists.Put(ctx, storage, next.ID, &next); err != nil {
 		return nil, err
 	}
 	current.List = next
 	current.free = append(current.free, block...)
 	l.byID[current.ID] = current
-	l.current[role] = current
+	l.current[owner] = current
 	return current, nil
 }
 
-// Revoke marks a token as revoked, with one entry. On a list that is gone all
-// tokens have expired, and there is nothing to do.
-func (l *Lists) Revoke(ctx context.Context, storage logical.Storage, place Place, tokenID string) error {
-	l.mu.Lock()
-	list, err := l.find(ctx, storage, place)
-	l.mu.Unlock()
-	if err != nil || list == nil {
-		return err
+// Revoke marks a token as revoked, with one entry, and reports whether there
+// was anything to do: not if it is revoked already, or on a list that is gone,
+// on which all tokens have expired.
+//
+// An index that was never reserved is revoked all the same: after a snapshot
+// was restored, the storage does not know what was given out since.
+func (l *Lists) Revoke(ctx context.Context, storage logical.Storage, place Place, tokenID string) (bool, error) {
+	if todo, err := l.revocable(ctx, storage, place); err != nil || !todo {
+		return false, err
 	}
-	revocation := Revocation{TokenID: tokenID, RevokedAt: l.clock()}
-	if err := putJSON(ctx, storage, revokedKey(place), revocation); err != nil {
-		return err
+	err := l.revocations.Put(ctx, storage, revocationName(place), &Revocation{TokenID: tokenID, RevokedAt: l.clock()})
+	if err != nil {
+		return false, err
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if list = l.byID[place.List]; list != nil {
-		list.statuses.Set(place.Index, wire.StatusInvalid)
-		list.version++
+	if list := l.byID[place.List]; list != nil {
+		list.markRevoked(place.Index)
 	}
-	return nil
+	return true, nil
+}
+
+func (l *Lists) revocable(ctx context.Context, storage logical.Storage, place Place) (bool, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err := l.load(ctx, storage); err != nil {
+		return false, err
+	}
+	list := l.byID[place.List]
+	if list == nil {
+		return false, nil
+	}
+	status, ok := list.statuses.Get(place.Index)
+	return ok && status == wire.StatusValid, nil
+}
+
+// markRevoked sets the status of an index, and keeps it from being given out.
+func (l *list) markRevoked(index int) bool {
+	if !l.statuses.Set(index, wire.StatusInvalid) {
+		return false
+	}
+	l.version++
+	if index >= l.Reserved {
+		l.Reserved = index + 1
+	}
+	return true
 }
 
 // Look tells of which role the token at a place is, and whether it is revoked.
-// A place on no known list counts as revoked: lists outlive their tokens.
+// A place that was not given out counts as revoked, as does one on a list that
+// is gone: lists outlive their tokens.
 func (l *Lists) Look(ctx context.Context, storage logical.Storage, place Place) (role string, revoked bool, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	list, err := l.find(ctx, storage, place)
-	if err != nil || list == nil {
+	if err := l.load(ctx, storage); err != nil {
 		return "", true, err
 	}
-	status, _ := list.statuses.Get(place.Index)
-	return list.Role, status != wire.StatusValid, nil
-}
-
-// find returns the list that a place is on, or nil. l.mu is held.
-func (l *Lists) find(ctx context.Context, storage logical.Storage, place Place) (*list, error) {
-	if err := l.load(ctx, storage); err != nil {
-		return nil, err
-	}
 	list := l.byID[place.List]
-	if list == nil || place.Index < 0 || place.Index >= list.Reserved {
-		return nil, nil
+	if list == nil || place.Index >= list.Reserved {
+		return "", true, nil
 	}
-	return list, nil
+	status, ok := list.statuses.Get(place.Index)
+	return list.Role, !ok || status != wire.StatusValid, nil
 }
 
 // load reads all lists and revocations, unless memory is current. l.mu is held.
@@ -217,14 +244,14 @@ func (l *Lists) load(ctx context.Context, storage logical.Storage) error {
 	return nil
 }
 
-func (l *Lists) read(ctx context.Context, storage logical.Storage) (byID, current map[string]*list, err error) {
-	ids, err := storage.List(ctx, listPrefix)
+func (l *Lists) read(ctx context.Context, storage logical.Storage) (byID map[string]*list, current map[Owner]*list, err error) {
+	ids, err := l.lists.List(ctx, storage, "")
 	if err != nil {
-		return nil, nil, fmt.Errorf("list status lists: %w", err)
+		return nil, nil, err
 	}
-	byID, current = map[string]*list{}, map[string]*list{}
+	byID, current = map[string]*list{}, map[Owner]*list{}
 	for _, id := range ids {
-		read, err := readList(ctx, storage, id)
+		read, err := l.readList(ctx, storage, id)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -234,47 +261,30 @@ func (l *Lists) read(ctx context.Context, storage logical.Storage) (byID, curren
 		byID[id] = read
 		// What was reserved before and not given out is lost, on purpose: it
 		// cannot be told from what was.
-		if newest := current[read.Role]; read.Reserved < listSize && (newest == nil || read.CreatedAt.After(newest.CreatedAt)) {
-			current[read.Role] = read
+		if newest := current[read.Owner]; read.Reserved < listSize && (newest == nil || read.CreatedAt.After(newest.CreatedAt)) {
+			current[read.Owner] = read
 		}
 	}
 	return byID, current, nil
 }
 
-func readList(ctx context.Context, storage logical.Storage, id string) (*list, error) {
-	entry, err := storage.Get(ctx, listPrefix+id)
-	if err != nil || entry == nil {
+func (l *Lists) readList(ctx context.Context, storage logical.Storage, id string) (*list, error) {
+	stored, err := l.lists.Read(ctx, storage, id)
+	if err != nil || stored == nil {
 		return nil, err
 	}
-	var stored List
-	if err := json.Unmarshal(entry.Value, &stored); err != nil {
-		return nil, fmt.Errorf("decode status list %s: %w", id, err)
-	}
-	read := newList(stored)
-	indexes, err := storage.List(ctx, revokedPrefix+id+"/")
+	read := newList(*stored)
+	indexes, err := l.revocations.List(ctx, storage, id+"/")
 	if err != nil {
-		return nil, fmt.Errorf("list revocations of %s: %w", id, err)
+		return nil, err
 	}
 	for _, s := range indexes {
 		index, err := strconv.Atoi(s)
-		if err != nil || !read.statuses.Set(index, wire.StatusInvalid) {
+		if err != nil || !read.markRevoked(index) {
 			return nil, fmt.Errorf("status list %s has a revocation at %q", id, s)
 		}
 	}
 	return read, nil
 }
 
-func revokedKey(place Place) string {
-	return revokedPrefix + place.List + "/" + strconv.Itoa(place.Index)
-}
-
-func putJSON(ctx context.Context, storage logical.Storage, key string, value any) error {
-	entry, err := logical.StorageEntryJSON(key, value)
-	if err != nil {
-		return fmt.Errorf("encode %s: %w", key, err)
-	}
-	if err := storage.Put(ctx, entry); err != nil {
-		return fmt.Errorf("write %s: %w", key, err)
-	}
-	return nil
-}
+func revocationName(place Place) string { return place.List + "/" + strconv.Itoa(place.Index) }

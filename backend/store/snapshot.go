@@ -39,6 +39,17 @@ func (s *Snapshot[V]) Get(build func() (*V, error)) (*V, error) {
 	return value, nil
 }
 
+// Change replaces the value, if there is one, by what change makes of it.
+func (s *Snapshot[V]) Change(change func(V) V) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.generation++
+	if s.value != nil {
+		changed := change(*s.value)
+		s.value = &changed
+	}
+}
+
 // Drop forgets the value.
 func (s *Snapshot[V]) Drop() {
 	s.mu.Lock()

@@ -4,8 +4,6 @@ package store
 
 import (
 	"context"
-	"encoding/json"
-	"fmt"
 	"strings"
 	"sync"
 
@@ -14,12 +12,11 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 )
 
-// Store holds values of one kind, each under prefix + name. Values that it
-// returns are shared: treat them as immutable, and Put a changed copy.
+// Store is entries with a bounded cache in front. Values that it returns are
+// shared: treat them as immutable, and Put a changed copy.
 type Store[V any] struct {
-	prefix string
-	path   func(name string) string
-	locks  []*locksutil.LockEntry
+	Entries[V]
+	locks []*locksutil.LockEntry
 
 	mu      sync.Mutex
 	cache   *simplelru.LRU[string, *V]
@@ -30,22 +27,14 @@ type Store[V any] struct {
 // so that what was read must not enter the cache.
 type load struct{ stale bool }
 
-// New returns a store under prefix ("role/"), which caches at most size values.
-func New[V any](prefix string, size int) *Store[V] {
-	return NewSharded[V](prefix, size, func(name string) string { return name })
-}
-
-// NewSharded is New for values that lie below the prefix at path(name), whose
-// last segment is the name, so that no folder of the storage grows too large
-// to be listed.
-func NewSharded[V any](prefix string, size int, path func(name string) string) *Store[V] {
+// New returns a store of entries, which caches at most size values.
+func New[V any](entries Entries[V], size int) *Store[V] {
 	cache, err := simplelru.NewLRU[string, *V](size, nil)
 	if err != nil {
 		panic(err) // a size below one is a mistake in the program
 	}
 	return &Store[V]{
-		prefix:  prefix,
-		path:    path,
+		Entries: entries,
 		locks:   locksutil.CreateLocks(),
 		cache:   cache,
 		loading: map[string][]*load{},
@@ -53,7 +42,7 @@ func NewSharded[V any](prefix string, size int, path func(name string) string) *
 }
 
 // Lock takes the write lock of a name and returns what releases it. Hold it
-// around every read-modify-write; never hold two of one store.
+// around every write, and the read that it rests on; never hold two of one store.
 func (s *Store[V]) Lock(name string) (unlock func()) {
 	lock := locksutil.LockForKey(s.locks, name)
 	lock.Lock()
@@ -87,68 +76,34 @@ func (s *Store[V]) Get(ctx context.Context, storage logical.Storage, name string
 	return value, nil
 }
 
-// Read returns what the storage holds now, past the cache; nil if nothing.
-// What cannot be decoded is an error: it must never pass for absent.
-func (s *Store[V]) Read(ctx context.Context, storage logical.Storage, name string) (*V, error) {
-	entry, err := storage.Get(ctx, s.prefix+s.path(name))
-	if err != nil {
-		return nil, fmt.Errorf("read %s%s: %w", s.prefix, name, err)
-	}
-	if entry == nil {
-		return nil, nil
-	}
-	value := new(V)
-	if err := json.Unmarshal(entry.Value, value); err != nil {
-		return nil, fmt.Errorf("decode %s%s: %w", s.prefix, name, err)
-	}
-	return value, nil
-}
-
 // Put writes the value. On an error the storage may hold either the old or the
 // new one; the cache then holds neither.
 func (s *Store[V]) Put(ctx context.Context, storage logical.Storage, name string, value *V) error {
-	raw, err := json.Marshal(value)
-	if err != nil {
-		return fmt.Errorf("encode %s%s: %w", s.prefix, name, err)
-	}
-	err = storage.Put(ctx, &logical.StorageEntry{Key: s.prefix + s.path(name), Value: raw})
+	err := s.Entries.Put(ctx, storage, name, value)
 
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.drop(name)
-	if err != nil {
-		return fmt.Errorf("write %s%s: %w", s.prefix, name, err)
+	if err == nil {
+		s.cache.Add(name, value)
 	}
-	s.cache.Add(name, value)
-	return nil
+	return err
 }
 
 // Delete removes the value; removing what is not there is no error.
 func (s *Store[V]) Delete(ctx context.Context, storage logical.Storage, name string) error {
-	err := storage.Delete(ctx, s.prefix+s.path(name))
+	err := s.Entries.Delete(ctx, storage, name)
 
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.drop(name)
-	if err != nil {
-		return fmt.Errorf("delete %s%s: %w", s.prefix, name, err)
-	}
-	return nil
-}
-
-// List returns the names below prefix + folder, in the storage's order.
-func (s *Store[V]) List(ctx context.Context, storage logical.Storage, folder string) ([]string, error) {
-	names, err := storage.List(ctx, s.prefix+folder)
-	if err != nil {
-		return nil, fmt.Errorf("list %s%s: %w", s.prefix, folder, err)
-	}
-	return names, nil
+	return err
 }
 
 // Invalidate drops what is cached of a storage key that changed elsewhere, and
 // reports whether the key is one of this store. It does not block on storage.
 func (s *Store[V]) Invalidate(key string) bool {
-	if !strings.HasPrefix(key, s.prefix) {
+	if !strings.HasPrefix(key, s.Prefix) {
 		return false
 	}
 	s.mu.Lock()

@@ -17,10 +17,11 @@ type Confirmation struct {
 	X5T string `json:"x5t#S256,omitempty"`
 }
 
-// ParseConfirmation reads a cnf object; nil if it is empty.
+// ParseConfirmation reads a cnf object. An empty one is refused: whoever sends
+// it wants a bound token.
 func ParseConfirmation(cnf map[string]string) (*Confirmation, error) {
 	if len(cnf) == 0 {
-		return nil, nil
+		return nil, badinput.Field("cnf", "is empty; give jkt or x5t#S256, or leave it out for a token that is not bound")
 	}
 	c := &Confirmation{}
 	for _, member := range slices.Sorted(maps.Keys(cnf)) {

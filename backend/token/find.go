@@ -14,7 +14,7 @@ import (
 )
 
 // maxTokenLength bounds what is hashed or parsed of a presented token, in
-// bytes. It has room for a JWT with the largest claims that a role can have.
+// bytes. No longer one is issued.
 const maxTokenLength = 64 * 1024
 
 // Inactive is why a token is not active, for the log: callers are told no more
@@ -32,7 +32,8 @@ const (
 )
 
 // found is a presented token after authentication. Either inactive is set, or
-// the token is live and one of record and claims is.
+// the token is live and one of record and claims is; of a JWT that is not valid
+// yet, both are.
 type found struct {
 	inactive Inactive
 	record   *Record
@@ -84,7 +85,7 @@ func (s *Service) findJWT(ctx context.Context, storage logical.Storage, text str
 	case now >= claims.ExpiresAt:
 		return found{inactive: Expired}, nil
 	case now < claims.NotBefore:
-		return found{inactive: NotYet}, nil
+		inactive = NotYet
 	}
 	reference := claims.Status.StatusList
 	place := statuslist.Place{List: reference.URI[strings.LastIndexByte(reference.URI, '/')+1:], Index: reference.Index}
@@ -95,7 +96,7 @@ func (s *Service) findJWT(ctx context.Context, storage logical.Storage, text str
 	if revoked {
 		return found{inactive: IsRevoked}, nil
 	}
-	return found{claims: claims, place: place, role: role}, nil
+	return found{inactive: inactive, claims: claims, place: place, role: role}, nil
 }
 
 // signature is a JWT whose signature was found good, and the key that made it.

@@ -20,9 +20,9 @@ import (
 // is never active without the client's address.
 type Introspection struct {
 	Token          wire.Secret
-	ClientIP       string
+	ClientIP       *string
 	RequiredScopes []string
-	Audience       string // the API that asks
+	Audience       *string // the API that asks
 }
 
 // Answer is what introspection says of a token (RFC 7662 §2.2). Of a token
@@ -77,7 +77,7 @@ func (s *Service) Introspect(ctx context.Context, storage logical.Storage, quest
 	}
 	_, lacking := scope.Outside(answer.Scopes, question.RequiredScopes)
 	answer.ScopeFailed = lacking
-	answer.AudienceFailed = question.Audience != "" && !slices.Contains(answer.Audience, question.Audience)
+	answer.AudienceFailed = question.Audience != nil && !slices.Contains(answer.Audience, *question.Audience)
 	answer.ClientIPFailed = !within(answer.boundCIDRs, client)
 	answer.Active = !answer.ScopeFailed && !answer.AudienceFailed && !answer.ClientIPFailed
 	if !answer.Active {
@@ -95,10 +95,14 @@ func (q *Introspection) validate() (netip.Addr, error) {
 	if err := scope.Validate("required_scopes", q.RequiredScopes); err != nil {
 		return netip.Addr{}, err
 	}
-	if q.ClientIP == "" {
+	if q.Audience != nil && *q.Audience == "" {
+		// Most likely a variable that was not set, in a server that relies on it.
+		return netip.Addr{}, badinput.Field("audience", "is empty; name the API that the token must be for, or leave it out")
+	}
+	if q.ClientIP == nil {
 		return netip.Addr{}, nil
 	}
-	client, err := netip.ParseAddr(q.ClientIP)
+	client, err := netip.ParseAddr(*q.ClientIP)
 	if err != nil {
 		return netip.Addr{}, badinput.Field("client_ip", "must be an IP address without port, such as 192.0.2.7")
 	}

@@ -28,7 +28,7 @@ type Request struct {
 	TTL      *time.Duration
 	Audience *[]string
 	Metadata map[string]string
-	Cnf      map[string]string // members of RFC 7800 §3.1
+	Cnf      *map[string]string // members of RFC 7800 §3.1
 	Caller   template.Caller
 }
 
@@ -75,8 +75,10 @@ func (s *Service) Issue(ctx context.Context, storage logical.Storage, request Re
 	if issued.Metadata, err = grantMetadata(r, request.Metadata); err != nil {
 		return nil, err
 	}
-	if issued.Cnf, err = ParseConfirmation(request.Cnf); err != nil {
-		return nil, err
+	if request.Cnf != nil {
+		if issued.Cnf, err = ParseConfirmation(*request.Cnf); err != nil {
+			return nil, err
+		}
 	}
 	if err := s.grantTTL(issued, r, ceilings, request.TTL); err != nil {
 		return nil, err
@@ -139,7 +141,8 @@ func (s *Service) issueJWT(ctx context.Context, storage logical.Storage, issued 
 	if issued.ID, err = wire.NewID(s.random); err != nil {
 		return err
 	}
-	if issued.Place, err = s.Lists.Reserve(ctx, storage, r.Name, r.Key, issued.ExpiresAt); err != nil {
+	owner := statuslist.Owner{Role: r.Name, Key: r.Key, Issuer: c.Issuer}
+	if issued.Place, err = s.Lists.Reserve(ctx, storage, owner, issued.ExpiresAt); err != nil {
 		return err
 	}
 	claims := &Claims{
@@ -161,12 +164,19 @@ func (s *Service) issueJWT(ctx context.Context, storage logical.Storage, issued 
 		claims.BoundCIDRs = append(claims.BoundCIDRs, prefix.String())
 	}
 	signed, err := version.Sign(JWTType, claims)
+	if err != nil {
+		return err
+	}
+	if len(signed) > maxTokenLength {
+		return badinput.Field("metadata", "the token would be %d bytes long, and %d are allowed; ask for less metadata and fewer scopes, or give the role fewer claims", len(signed), maxTokenLength)
+	}
 	issued.Token = wire.Secret(signed)
-	return err
+	return nil
 }
 
 // grantScopes returns the scopes asked for, or the role's defaults. Both are
-// held against the role and the mount's ceiling as they are now.
+// held against the mount's ceiling as it is now; that a role allows its
+// defaults was seen to when it was written.
 func grantScopes(r *role.Role, ceilings *config.Config, asked *[]string) ([]string, error) {
 	if asked == nil {
 		if s, outside := scope.Outside(ceilings.AllowedScopes, r.DefaultScopes); outside {
@@ -262,7 +272,11 @@ func subject(r *role.Role, caller template.Caller, renderer *template.Renderer) 
 	if r.Subject == "" {
 		return clientID(caller), nil
 	}
-	return renderer.String("subject", r.Subject)
+	rendered, err := renderer.String("subject", r.Subject)
+	if err != nil {
+		return "", err
+	}
+	return rendered, role.ValidateSubject(rendered)
 }
 
 // renderClaims returns the role's own claims for this caller.

@@ -4,13 +4,12 @@ import (
 	"context"
 	"crypto/sha256"
 	"crypto/subtle"
+	"errors"
 	"net/netip"
-	"sync"
 	"time"
 
 	"github.com/hashicorp/vault/sdk/logical"
 
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/badinput"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/role"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/store"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/wire"
@@ -35,6 +34,7 @@ type Record struct {
 	Cnf         *Confirmation     `json:"cnf,omitempty"`
 	IssuedAt    time.Time         `json:"issued_at"`
 	ExpiresAt   time.Time         `json:"expires_at"`
+	Capped      bool              `json:"capped,omitempty"` // counts against its role's max_tokens
 }
 
 // Live reports whether the token has not expired.
@@ -61,7 +61,8 @@ const (
 	// shards spreads the records over folders by the last digit of their id,
 	// which is uniform, so that each folder stays small enough to be listed.
 	shards = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
-	// cachedRecords bounds the records in memory; one takes about 1 KiB.
+	// cachedRecords bounds the records in memory. One takes about 1 KiB, and at
+	// most some 20 KiB, by the limits on what a record holds.
 	cachedRecords = 1 << 16
 )
 
@@ -70,164 +71,78 @@ func shardOf(id string) string { return id[len(id)-1:] }
 // records is all opaque tokens of a mount.
 type records struct {
 	*store.Store[Record]
-	clock func() time.Time
-
-	mu     sync.Mutex
-	counts map[string]*count // by role: live tokens, of capped roles only
-}
-
-// count is the live tokens of one role by id, with their expiry. It is made
-// from the storage when a capped role first issues.
-type count struct {
-	mu      sync.Mutex
-	loaded  bool
-	expires map[string]time.Time
+	caps *caps
 }
 
 func newRecords(clock func() time.Time) *records {
-	path := func(id string) string { return shardOf(id) + "/" + id }
-	return &records{
-		Store:  store.NewSharded[Record](recordPrefix, cachedRecords, path),
-		clock:  clock,
-		counts: map[string]*count{},
+	entries := store.Entries[Record]{
+		Prefix: recordPrefix,
+		Path:   func(id string) string { return shardOf(id) + "/" + id },
 	}
+	return &records{Store: store.New(entries, cachedRecords), caps: newCaps(clock)}
 }
 
 // invalidate drops what is cached of a storage key that changed elsewhere.
-func (r *records) invalidate(key string) bool {
-	ours := r.Invalidate(key)
-	if ours {
-		r.mu.Lock()
-		defer r.mu.Unlock()
-		clear(r.counts)
-	}
-	return ours
-}
+func (r *records) invalidate(key string) bool { return r.Invalidate(key) || r.caps.invalidate(key) }
 
 // add writes a new record, unless the role's cap (0: none) is reached.
 func (r *records) add(ctx context.Context, storage logical.Storage, record *Record, maxTokens int) error {
 	if maxTokens > 0 {
-		if err := r.take(ctx, storage, record, maxTokens); err != nil {
+		record.Capped = true
+		if err := r.caps.take(ctx, storage, record, maxTokens); err != nil {
 			return err
 		}
 	}
+	// As every write: a token can be found, and revoked, as soon as it is stored.
+	defer r.Lock(record.ID)()
 	err := r.Put(ctx, storage, record.ID, record)
-	if err != nil {
-		r.forgetCount(record.Role) // the record may or may not be there
+	if err != nil && record.Capped {
+		r.caps.forget(record.Role) // the record may or may not be there
 	}
 	return err
 }
 
-// take counts a token that is about to be written.
-func (r *records) take(ctx context.Context, storage logical.Storage, record *Record, maxTokens int) error {
-	r.mu.Lock()
-	c := r.counts[record.Role]
-	if c == nil {
-		c = &count{expires: map[string]time.Time{}}
-		r.counts[record.Role] = c
-	}
-	r.mu.Unlock()
-
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if !c.loaded {
-		err := r.each(ctx, storage, func(found *Record) error {
-			if found.Role == record.Role {
-				c.expires[found.ID] = found.ExpiresAt
-			}
-			return nil
-		})
-		if err != nil {
-			return err
-		}
-		c.loaded = true
-	}
-	if len(c.expires) >= maxTokens {
-		now := r.clock()
-		for id, expires := range c.expires {
-			if !now.Before(expires) {
-				delete(c.expires, id)
-			}
-		}
-	}
-	if len(c.expires) >= maxTokens {
-		return badinput.Field("role", "%q has reached max_tokens: %d tokens of it are live; revoke some or raise max_tokens", record.Role, maxTokens)
-	}
-	c.expires[record.ID] = record.ExpiresAt
-	return nil
-}
-
 // update writes a changed record.
 func (r *records) update(ctx context.Context, storage logical.Storage, record *Record) error {
-	if err := r.Put(ctx, storage, record.ID, record); err != nil {
+	if err := r.Put(ctx, storage, record.ID, record); err != nil || !record.Capped {
 		return err
 	}
-	r.recount(record.Role, func(expires map[string]time.Time) {
-		if _, counted := expires[record.ID]; counted {
-			expires[record.ID] = record.ExpiresAt
-		}
-	})
-	return nil
+	return r.caps.move(ctx, storage, record)
 }
 
 // remove deletes a record.
 func (r *records) remove(ctx context.Context, storage logical.Storage, record *Record) error {
-	if err := r.Delete(ctx, storage, record.ID); err != nil {
+	if err := r.Delete(ctx, storage, record.ID); err != nil || !record.Capped {
 		return err
 	}
-	r.recount(record.Role, func(expires map[string]time.Time) { delete(expires, record.ID) })
-	return nil
+	return r.caps.release(ctx, storage, record)
 }
 
-func (r *records) recount(roleName string, change func(expires map[string]time.Time)) {
-	r.mu.Lock()
-	c := r.counts[roleName]
-	r.mu.Unlock()
-	if c == nil {
-		return
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	change(c.expires)
+// removeUnread deletes a record that cannot be read.
+func (r *records) removeUnread(ctx context.Context, storage logical.Storage, id string) error {
+	r.caps.forgetAll()
+	return r.Delete(ctx, storage, id)
 }
 
-// forgetCount makes the next capped issue count from the storage.
-func (r *records) forgetCount(roleName string) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	delete(r.counts, roleName)
-}
-
-// each visits all records, straight from the storage.
-func (r *records) each(ctx context.Context, storage logical.Storage, visit func(*Record) error) error {
-	for i := range len(shards) {
-		if err := r.eachIn(ctx, storage, shards[i:i+1], visit); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// eachIn visits the records of one shard.
+// eachIn visits the records of one shard, straight from the storage. One that
+// cannot be read does not keep it from the others.
 func (r *records) eachIn(ctx context.Context, storage logical.Storage, shard string, visit func(*Record) error) error {
 	ids, err := r.List(ctx, storage, shard+"/")
 	if err != nil {
 		return err
 	}
+	var failed []error
 	for _, id := range ids {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
 		record, err := r.Read(ctx, storage, id)
+		if err == nil && record != nil { // else revoked since it was listed
+			err = visit(record)
+		}
 		if err != nil {
-			return err
-		}
-		if record == nil {
-			continue // revoked since it was listed
-		}
-		if err := visit(record); err != nil {
-			return err
+			failed = append(failed, err)
 		}
 	}
-	return nil
+	return errors.Join(failed...)
 }

@@ -2,12 +2,15 @@ package token
 
 import (
 	"context"
+	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
 
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/badinput"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/role"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/scope"
 )
 
@@ -41,6 +44,9 @@ func (s *Service) Renew(ctx context.Context, storage logical.Storage, id string,
 	if r == nil || r.Kind != record.Kind {
 		return nil, badinput.Field("role", "%q, which issued the token, is gone; the token lives until %s and cannot be renewed", record.Role, record.ExpiresAt.Format(time.RFC3339))
 	}
+	if err := stillGiven(r, record); err != nil {
+		return nil, err
+	}
 	for _, allowed := range [][]string{r.AllowedScopes, ceilings.AllowedScopes} {
 		if lost, outside := scope.Outside(allowed, record.Scopes); outside {
 			return nil, badinput.Field("scopes", "the token's scope %q is not allowed by role %q any more; request a new token", lost, r.Name)
@@ -56,4 +62,28 @@ func (s *Service) Renew(ctx context.Context, storage logical.Storage, id string,
 	extended.ExpiresAt = s.clock().UTC().Truncate(time.Second).Add(renewed.TTL)
 	renewed.Record = &extended
 	return renewed, s.records.update(ctx, storage, &extended)
+}
+
+// stillGiven refuses what a role would not give any more: an audience that it
+// lost, or use from outside the networks that it has been bound to since.
+func stillGiven(r *role.Role, record *Record) error {
+	for _, a := range record.Audience {
+		if !slices.Contains(r.Audiences, a) {
+			return badinput.Field("audience", "the token's audience %q is not one of role %q any more; request a new token", a, r.Name)
+		}
+	}
+	if len(r.BoundCIDRs) > 0 && len(record.BoundCIDRs) == 0 {
+		return badinput.Field("bound_cidrs", "role %q is bound to networks now, and the token is not; request a new token", r.Name)
+	}
+	for _, network := range record.BoundCIDRs {
+		if len(r.BoundCIDRs) > 0 && !slices.ContainsFunc(r.BoundCIDRs, func(p netip.Prefix) bool { return covers(p, network) }) {
+			return badinput.Field("bound_cidrs", "the token may be used from %s, which is outside of what role %q is bound to now; request a new token", network, r.Name)
+		}
+	}
+	return nil
+}
+
+// covers reports whether all addresses of inner are in outer.
+func covers(outer, inner netip.Prefix) bool {
+	return outer.Bits() <= inner.Bits() && outer.Contains(inner.Addr())
 }

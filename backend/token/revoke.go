@@ -19,6 +19,11 @@ type Revoked struct {
 	Expired bool // it had expired before, so this is its expiry
 }
 
+// ended describes the end of a token, now.
+func (r *Record) ended(now time.Time) *Revoked {
+	return &Revoked{ID: r.ID, Kind: r.Kind, Role: r.Role, Expired: !r.Live(now)}
+}
+
 // RevokeOpaque makes an opaque token inactive. Nil says that there was nothing
 // left to do. It needs neither the role nor a readable record.
 func (s *Service) RevokeOpaque(ctx context.Context, storage logical.Storage, id string) (*Revoked, error) {
@@ -29,13 +34,12 @@ func (s *Service) RevokeOpaque(ctx context.Context, storage logical.Storage, id 
 	record, err := s.records.Get(ctx, storage, id)
 	if err != nil {
 		// Unreadable or undecodable: it must go all the same.
-		return &Revoked{ID: id}, s.records.Delete(ctx, storage, id)
+		return &Revoked{ID: id}, s.records.removeUnread(ctx, storage, id)
 	}
 	if record == nil {
 		return nil, nil
 	}
-	revoked := &Revoked{ID: id, Kind: record.Kind, Role: record.Role, Expired: !record.Live(s.clock())}
-	return revoked, s.records.remove(ctx, storage, record)
+	return record.ended(s.clock()), s.records.remove(ctx, storage, record)
 }
 
 // JWTLease is what revoking a JWT needs.
@@ -47,25 +51,29 @@ type JWTLease struct {
 }
 
 // RevokeJWT makes a JWT inactive: one entry before its expiry, nothing after.
+// Nil says that it was revoked before.
 func (s *Service) RevokeJWT(ctx context.Context, storage logical.Storage, lease JWTLease) (*Revoked, error) {
 	revoked := &Revoked{ID: lease.ID, Kind: role.JWT, Role: lease.Role}
-	if !s.clock().Before(lease.ExpiresAt) {
-		revoked.Expired = true
+	if s.clock().Before(lease.ExpiresAt) {
+		if done, err := s.Lists.Revoke(ctx, storage, lease.Place, lease.ID); err != nil || !done {
+			return nil, err
+		}
 		return revoked, nil
 	}
-	_, already, err := s.Lists.Look(ctx, storage, lease.Place)
-	if err != nil || already {
-		return nil, err
+	if _, before, err := s.Lists.Look(ctx, storage, lease.Place); err != nil || before {
+		return nil, nil // an expired token needs nothing, whatever the storage says
 	}
-	return revoked, s.Lists.Revoke(ctx, storage, lease.Place, lease.ID)
+	revoked.Expired = true
+	return revoked, nil
 }
 
 // RevokePossessed revokes the token that the caller holds. Nil says that it is
-// no live token of this mount, which is no error (RFC 7009 §2.2).
+// no token of this mount that is live or will be, which is no error (RFC 7009
+// §2.2).
 func (s *Service) RevokePossessed(ctx context.Context, storage logical.Storage, token wire.Secret) (*Revoked, error) {
 	found, err := s.find(ctx, storage, token)
 	switch {
-	case err != nil || found.inactive != "":
+	case err != nil || found.inactive != "" && found.inactive != NotYet:
 		return nil, err
 	case found.record != nil:
 		return s.RevokeOpaque(ctx, storage, found.record.ID)

@@ -25,7 +25,7 @@ const rolePrefix = "role/"
 
 const (
 	cachedRoles      = 1 << 12 // bounds the roles in memory
-	cachedSignatures = 1 << 14 // bounds the verified JWTs in memory; one takes about 1 KiB
+	cachedSignatures = 1 << 14 // bounds the verified JWTs in memory; one takes about 1 KiB, at most some 20
 )
 
 // Service is everything behind the doors of one mount.
@@ -43,7 +43,7 @@ type Service struct {
 }
 
 // NewService returns the service of a mount. The clock decides what has
-// expired; random is where ids, secrets and keys come from.
+// expired; random is where ids and secrets come from.
 func NewService(system logical.SystemView, clock func() time.Time, random io.Reader) *Service {
 	signatures, err := lru.New[[sha256.Size]byte, signature](cachedSignatures)
 	if err != nil {
@@ -51,8 +51,8 @@ func NewService(system logical.SystemView, clock func() time.Time, random io.Rea
 	}
 	return &Service{
 		Config:  config.NewStore(),
-		Roles:   store.New[role.Role](rolePrefix, cachedRoles),
-		Keys:    keyring.New(clock, random),
+		Roles:   store.New(store.Entries[role.Role]{Prefix: rolePrefix}, cachedRoles),
+		Keys:    keyring.New(clock),
 		Lists:   statuslist.New(clock, random),
 		records: newRecords(clock),
 
@@ -89,10 +89,10 @@ func (s *Service) Rotate(ctx context.Context, storage logical.Storage, key strin
 // for how long it may be cached.
 func (s *Service) StatusList(ctx context.Context, storage logical.Storage, id string) ([]byte, time.Duration, error) {
 	config, err := s.Config.Get(ctx, storage)
-	if err != nil || config.Issuer == "" {
+	if err != nil {
 		return nil, 0, err
 	}
-	settings := statuslist.Settings{Issuer: config.Issuer, TTL: config.StatusListTTL, Lifetime: config.StatusListLifetime}
+	settings := statuslist.Settings{TTL: config.StatusListTTL, Lifetime: config.StatusListLifetime}
 	body, err := s.Lists.Publish(ctx, storage, id, settings, func(name string) (*keyring.Version, error) {
 		key, err := s.Keys.Get(ctx, storage, name)
 		if err != nil || key == nil {
@@ -105,8 +105,8 @@ func (s *Service) StatusList(ctx context.Context, storage logical.Storage, id st
 
 // Maintained tells what a run of Maintain did.
 type Maintained struct {
-	Records   int // of expired tokens, removed
-	Lists     int // on which every token had expired, removed
+	Expired   []*Revoked // tokens that had expired without a lease to say so
+	Lists     int        // on which every token had expired, removed
 	Rotations []*keyring.Rotation
 }
 
@@ -121,12 +121,9 @@ func (s *Service) Maintain(ctx context.Context, storage logical.Storage, turn in
 	var errRotate, errLists, errRecords error
 	done.Rotations, errRotate = s.Keys.RotateDue(ctx, storage, config.StatusListLifetime)
 	done.Lists, errLists = s.Lists.Tidy(ctx, storage)
-	done.Records, errRecords = s.tidyRecords(ctx, storage, turn)
+	done.Expired, errRecords = s.tidyRecords(ctx, storage, turn)
 	return done, errors.Join(errRotate, errLists, errRecords)
 }
-
-// RoleChanged must be called after a role was written or deleted.
-func (s *Service) RoleChanged(name string) { s.records.forgetCount(name) }
 
 // Get returns the record of an opaque token by its id, or nil if there is
 // none that is live.
@@ -170,8 +167,8 @@ func (s *Service) List(ctx context.Context, storage logical.Storage, after strin
 }
 
 // tidyRecords removes the records of tokens that have expired, of one shard
-// each turn, and reports how many.
-func (s *Service) tidyRecords(ctx context.Context, storage logical.Storage, turn int) (removed int, err error) {
+// each turn, and reports which.
+func (s *Service) tidyRecords(ctx context.Context, storage logical.Storage, turn int) (expired []*Revoked, err error) {
 	shard := shards[turn%len(shards)]
 	err = s.records.eachIn(ctx, storage, string(shard), func(found *Record) error {
 		if found.Live(s.clock()) {
@@ -183,8 +180,11 @@ func (s *Service) tidyRecords(ctx context.Context, storage logical.Storage, turn
 		if err != nil || record == nil || record.Live(s.clock()) {
 			return err
 		}
-		removed++
-		return s.records.remove(ctx, storage, record)
+		if err := s.records.remove(ctx, storage, record); err != nil {
+			return err
+		}
+		expired = append(expired, record.ended(s.clock()))
+		return nil
 	})
-	return removed, err
+	return expired, err
 }

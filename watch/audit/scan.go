@@ -127,22 +127,40 @@ func (s *scanner) raw() []byte {
 		return nil
 	}
 	start := s.i + 1
-	for i := start; ; {
-		n := bytes.IndexByte(s.b[i:], '"')
+	end := closingQuote(s.b, start)
+	if end < 0 {
+		s.fail(errCutOff)
+		return nil
+	}
+	s.i = end + 1
+	return s.b[start:end]
+}
+
+// closingQuote finds the end of a string whose content begins at start, or
+// gives -1. Most strings are short, and not worth a call.
+func closingQuote(b []byte, start int) int {
+	const short = 16
+	for i := start; i < len(b) && i < start+short; i++ {
+		if b[i] == '"' {
+			return i
+		}
+		if b[i] == '\\' {
+			break
+		}
+	}
+	for i := start; ; i++ {
+		n := bytes.IndexByte(b[i:], '"')
 		if n < 0 {
-			s.fail(errCutOff)
-			return nil
+			return -1
 		}
 		i += n
 		backslashes := 0
-		for i-1-backslashes >= start && s.b[i-1-backslashes] == '\\' {
+		for i-1-backslashes >= start && b[i-1-backslashes] == '\\' {
 			backslashes++
 		}
 		if backslashes%2 == 0 {
-			s.i = i + 1
-			return s.b[start:i]
+			return i
 		}
-		i++
 	}
 }
 
@@ -163,11 +181,14 @@ func (s *scanner) skip() {
 func (s *scanner) skipNested() {
 	var closing [maxDepth]byte
 	depth := 0
-	for s.i < len(s.b) {
-		switch c := s.b[s.i]; c {
+	b := s.b
+	for i := s.i; i < len(b); i++ {
+		switch c := b[i]; c {
 		case '"':
-			s.raw()
-			continue
+			if i = closingQuote(b, i+1); i < 0 {
+				s.fail(errCutOff)
+				return
+			}
 		case '{', '[':
 			if depth == maxDepth {
 				s.fail(errTooDeep)
@@ -181,11 +202,10 @@ func (s *scanner) skipNested() {
 				return
 			}
 			if depth == 0 {
-				s.i++
+				s.i = i + 1
 				return
 			}
 		}
-		s.i++
 	}
 	s.fail(errCutOff)
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/hashicorp/golang-lru/v2/simplelru"
@@ -107,13 +108,13 @@ func (r *unexpectedLocation) look(e *event.Event, key, address, title string, em
 		r.clients.Add(key, t)
 	}
 	var findings []string
-	addr, err := netip.ParseAddr(address)
-	isNew := r.newNetwork(t, address, addr, err == nil)
+	addr, readable := parseAddress(address)
+	isNew := r.newNetwork(t, address, addr, readable)
 	learned := e.Time.Sub(t.Since) >= r.set.Learning
 	if isNew && learned {
 		findings = append(findings, "The network is new.")
 	}
-	if r.locate != nil && err == nil {
+	if r.locate != nil && readable {
 		if place, ok := r.locate.Locate(addr); ok {
 			findings = append(findings, r.travel(t, place, e.Time, learned)...)
 		}
@@ -128,6 +129,14 @@ func (r *unexpectedLocation) look(e *event.Event, key, address, title string, em
 	}
 }
 
+func parseAddress(s string) (netip.Addr, bool) {
+	if strings.HasPrefix(s, event.HashPrefix) {
+		return netip.Addr{}, false
+	}
+	addr, err := netip.ParseAddr(s)
+	return addr.Unmap(), err == nil
+}
+
 // newNetwork remembers where t is, and reports whether it has not been there.
 // A hashed address is taken for a network of its own.
 func (r *unexpectedLocation) newNetwork(t *traveller, address string, addr netip.Addr, readable bool) bool {
@@ -137,7 +146,7 @@ func (r *unexpectedLocation) newNetwork(t *traveller, address string, addr netip
 	network := address
 	if readable {
 		bits := r.set.IPv6Prefix
-		if addr = addr.Unmap(); addr.Is4() {
+		if addr.Is4() {
 			bits = r.set.IPv4Prefix
 		}
 		if p, err := addr.Prefix(bits); err == nil {

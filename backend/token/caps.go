@@ -1,0 +1,161 @@
+package token
+
+import (
+	"context"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/vault/sdk/logical"
+
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/badinput"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/store"
+)
+
+const capPrefix = "cap/"
+
+// caps counts the live tokens of roles with max_tokens. Each token that was
+// issued under a cap has an entry of its own, so that counting a role reads
+// what counts, and not every record of the mount.
+type caps struct {
+	entries store.Entries[capped] // named <role>/<token id>
+	clock   func() time.Time
+
+	mu     sync.Mutex
+	counts map[string]*count // by role
+}
+
+// capped is the entry of one token. It is written before the token's record,
+// and removed after it; what a crash leaves counts until it expires.
+type capped struct {
+	ExpiresAt time.Time `json:"expires_at"`
+}
+
+// count is the live tokens of one role by id, with their expiry.
+type count struct {
+	mu      sync.Mutex
+	loaded  bool
+	expires map[string]time.Time
+}
+
+func newCaps(clock func() time.Time) *caps {
+	return &caps{entries: store.Entries[capped]{Prefix: capPrefix}, clock: clock, counts: map[string]*count{}}
+}
+
+// invalidate drops what is known of a storage key that changed elsewhere.
+func (c *caps) invalidate(key string) bool {
+	rest, ours := strings.CutPrefix(key, capPrefix)
+	if ours {
+		role, _, _ := strings.Cut(rest, "/")
+		c.forget(role)
+	}
+	return ours
+}
+
+func (c *caps) of(role string) *count {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.counts[role] == nil {
+		c.counts[role] = &count{expires: map[string]time.Time{}}
+	}
+	return c.counts[role]
+}
+
+// forget makes the next capped issue of a role count from the storage.
+func (c *caps) forget(role string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.counts, role)
+}
+
+func (c *caps) forgetAll() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	clear(c.counts)
+}
+
+// take counts a token that is about to be written, unless the cap is reached.
+func (c *caps) take(ctx context.Context, storage logical.Storage, record *Record, maxTokens int) error {
+	count := c.of(record.Role)
+	count.mu.Lock()
+	defer count.mu.Unlock()
+	if !count.loaded {
+		if err := c.load(ctx, storage, record.Role, count); err != nil {
+			return err
+		}
+	}
+	if len(count.expires) >= maxTokens {
+		count.dropExpired(c.clock())
+	}
+	if len(count.expires) >= maxTokens {
+		return badinput.Field("role", "%q has reached max_tokens: %d tokens of it are live; revoke some or raise max_tokens", record.Role, maxTokens)
+	}
+	if err := c.put(ctx, storage, record); err != nil {
+		return err
+	}
+	count.expires[record.ID] = record.ExpiresAt
+	return nil
+}
+
+// load reads the entries of a role, and removes those that have expired.
+func (c *caps) load(ctx context.Context, storage logical.Storage, role string, count *count) error {
+	ids, err := c.entries.List(ctx, storage, role+"/")
+	if err != nil {
+		return err
+	}
+	now := c.clock()
+	for _, id := range ids {
+		entry, err := c.entries.Read(ctx, storage, role+"/"+id)
+		switch {
+		case err != nil:
+			return err
+		case entry == nil: // revoked since it was listed
+		case now.Before(entry.ExpiresAt):
+			count.expires[id] = entry.ExpiresAt
+		default:
+			if err := c.entries.Delete(ctx, storage, role+"/"+id); err != nil {
+				return err
+			}
+		}
+	}
+	count.loaded = true
+	return nil
+}
+
+func (c *count) dropExpired(now time.Time) {
+	for id, expires := range c.expires {
+		if !now.Before(expires) {
+			delete(c.expires, id)
+		}
+	}
+}
+
+// move follows the renewal of a token.
+func (c *caps) move(ctx context.Context, storage logical.Storage, record *Record) error {
+	count := c.of(record.Role)
+	count.mu.Lock()
+	defer count.mu.Unlock()
+	if err := c.put(ctx, storage, record); err != nil {
+		return err
+	}
+	if count.loaded {
+		count.expires[record.ID] = record.ExpiresAt
+	}
+	return nil
+}
+
+// release follows the end of a token.
+func (c *caps) release(ctx context.Context, storage logical.Storage, record *Record) error {
+	count := c.of(record.Role)
+	count.mu.Lock()
+	defer count.mu.Unlock()
+	if err := c.entries.Delete(ctx, storage, record.Role+"/"+record.ID); err != nil {
+		return err
+	}
+	delete(count.expires, record.ID)
+	return nil
+}
+
+func (c *caps) put(ctx context.Context, storage logical.Storage, record *Record) error {
+	return c.entries.Put(ctx, storage, record.Role+"/"+record.ID, &capped{ExpiresAt: record.ExpiresAt})
+}
