@@ -219,14 +219,16 @@ func (b *Builder) sortedAlerts() []alert.Alert {
 
 // Report is what was counted until now.
 func (b *Builder) Report(now time.Time) *Report {
+	issued := func(t *Totals) int64 { return t.Issued }
+	requests := func(t *Totals) int64 { return t.Requests }
 	r := &Report{
 		Files: append([]string{}, b.options.Files...), Generated: now.UTC(), From: b.from, To: b.to,
 		Log: b.log, Totals: b.totals, Timeline: b.times.steps(),
-		Roles:    b.roles.table(b.options.Rows),
-		Types:    b.types.table(b.options.Rows),
-		Entities: b.entities.table(b.options.Rows),
-		Clients:  b.clients.table(b.options.Rows),
-		Failures: b.failures.table(b.options.Rows),
+		Roles:    b.roles.table(b.options.Rows, issued),
+		Types:    b.types.table(b.options.Rows, issued),
+		Entities: b.entities.table(b.options.Rows, issued),
+		Clients:  b.clients.table(b.options.Rows, requests),
+		Failures: b.failures.table(b.options.Rows, requests),
 	}
 	found := b.dropped
 	list := b.sortedAlerts()

@@ -64,7 +64,8 @@ type Step struct {
 	Totals
 }
 
-// Table has the totals by something, the most first.
+// Table has the totals by something: those with the most issued tokens first,
+// or in Clients and Failures the most requests.
 type Table struct {
 	Rows []Row `json:"rows"`
 	// More counts the rows that were left out.

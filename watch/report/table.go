@@ -60,20 +60,21 @@ type entry struct {
 	row *Row
 }
 
-func (c *counter) sorted() []entry {
+// sorted lists the rows with the largest figure first.
+func (c *counter) sorted(figure func(*Totals) int64) []entry {
 	list := make([]entry, 0, len(c.rows))
 	for k, r := range c.rows {
 		list = append(list, entry{k, r})
 	}
 	slices.SortFunc(list, func(x, y entry) int {
-		return cmp.Or(cmp.Compare(y.row.Requests, x.row.Requests), slices.Compare(x.key[:], y.key[:]))
+		return cmp.Or(cmp.Compare(figure(&y.row.Totals), figure(&x.row.Totals)), cmp.Compare(y.row.Requests, x.row.Requests), slices.Compare(x.key[:], y.key[:]))
 	})
 	return list
 }
 
-func (c *counter) table(rows int) Table {
+func (c *counter) table(rows int, figure func(*Totals) int64) Table {
 	t := Table{Rows: []Row{}, Missed: c.missed}
-	list := c.sorted()
+	list := c.sorted(figure)
 	for _, e := range list[:min(rows, len(list))] {
 		t.Rows = append(t.Rows, *e.row)
 	}

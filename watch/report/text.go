@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -127,7 +128,7 @@ type column struct {
 }
 
 func name(heading string, of func(*Row) string) column {
-	return column{text(heading), func(r *Row) cell { return text(of(r)) }}
+	return column{text(heading), func(r *Row) cell { return text(shortHash(of(r))) }}
 }
 
 func count(heading string, of func(*Row) int64) column {
@@ -153,7 +154,7 @@ func (r *Report) sections() []section {
 		tableSection("types", "By kind of token", "No token was issued or introspected.", r.Types, func(r *Row) int64 { return r.Issued },
 			name("kind", func(r *Row) string { return r.TokenType }), issued, active, checks, last),
 		tableSection("entities", "Who got tokens", "Nobody asked for a token.", r.Entities, func(r *Row) int64 { return r.Issued },
-			who, issued, refused, name("entity", func(r *Row) string { return shortHash(r.Entity) }), last),
+			who, issued, refused, name("entity", func(r *Row) string { return r.Entity }), last),
 		tableSection("failures", "What failed", "Nothing failed.", r.Failures, func(r *Row) int64 { return r.Requests },
 			name("request", func(r *Row) string { return kindName(event.Kind(r.Kind)) }), requests,
 			name("outcome", func(r *Row) string { return r.Outcome }),
@@ -183,6 +184,9 @@ func tableSection(id, title, empty string, t Table, bar func(*Row) int64, column
 			cells[s.bar].Share = float64(bar(&t.Rows[i])) / float64(most)
 		}
 		s.rows = append(s.rows, cells)
+	}
+	if slices.ContainsFunc(t.Rows, func(r Row) bool { return strings.HasPrefix(r.TokenType, event.HashPrefix) }) {
+		s.notes = append(s.notes, "Vault has hashed the kinds of tokens; scripts/setup-audit.sh makes the mount write them in clear.")
 	}
 	if t.More > 0 {
 		s.notes = append(s.notes, fmt.Sprintf("%s more, with fewer requests", number(int64(t.More))))
@@ -223,13 +227,17 @@ func details(a alert.Alert) []detail {
 }
 
 func when(a alert.Alert) string {
+	first, last := moment(a.First), moment(a.Last)
 	switch {
 	case a.Count <= 1:
-		return moment(a.Last)
-	case a.First.Equal(a.Last):
-		return fmt.Sprintf("%s, %s times", moment(a.Last), number(a.Count))
+		return last
+	case first == last:
+		return fmt.Sprintf("%s, %s times", last, number(a.Count))
 	}
-	return fmt.Sprintf("%s to %s, %s times", moment(a.First), moment(a.Last), number(a.Count))
+	if day := len("2006-01-02 "); first[:day] == last[:day] {
+		last = last[day:]
+	}
+	return fmt.Sprintf("%s to %s, %s times", strings.TrimSuffix(first, " UTC"), last, number(a.Count))
 }
 
 func (a *Alerts) count() string {

@@ -131,7 +131,8 @@ function updateAlert(element, alert) {
 
 function times(alert) {
   const often = alert.count === 1 ? 'once' : `${number.format(alert.count)} times`
-  return alert.first === alert.last ? `${moment(alert.last)}, ${often}` : `${moment(alert.first)} to ${moment(alert.last)}, ${often}`
+  const [first, last] = [moment(alert.first), moment(alert.last)]
+  return first === last ? `${last}, ${often}` : `${first.replace(/ UTC$/, '')} to ${last}, ${often}`
 }
 
 function showAlerts() {
