@@ -15,8 +15,9 @@ dev: ## Leave that Vault running, to try things by hand; Ctrl-C ends it
 	@scripts/dev.sh
 
 .PHONY: build
-build: ## Build the plugin into bin/
-	CGO_ENABLED=0 go build -trimpath -buildvcs=false -o bin/$(PLUGIN) ./cmd/$(PLUGIN)
+build: ## Build the plugin and tokenwatch into bin/
+	@mkdir -p bin
+	CGO_ENABLED=0 go build -trimpath -buildvcs=false -o bin/ ./cmd/...
 
 .PHONY: test
 test: ## Run the unit tests, then the suite that drives the plugin in a real Vault

@@ -19,11 +19,11 @@ var volatile = []struct {
 }{
 	{regexp.MustCompile(`\beyJ[\w-]+(\.[\w-]+\.[\w-]+|…)`), "<jwt>"},
 	{regexp.MustCompile(`\b[a-z0-9]+(_[a-z0-9]+)*_([0-9A-Za-z]{71}\b|[0-9A-Za-z]{6}…)`), "<token>"},
-	{regexp.MustCompile(`\bhmac-sha256:([0-9a-f]{64}|[0-9a-f]{6}…)`), "<hmac>"},
+	{regexp.MustCompile(`\bhmac-sha256:([0-9a-f]{64}|[0-9a-f]{12}…|[0-9a-f]{6}…)`), "<hmac>"},
 	{regexp.MustCompile(`\bhv[sb]\.([\w-]+|…)`), "<vault token>"},
 	{regexp.MustCompile(`\b[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\b`), "<uuid>"},
 	{regexp.MustCompile(`(?s)-----BEGIN PUBLIC KEY-----.*?-----END PUBLIC KEY-----`), "<public key>"},
-	{regexp.MustCompile(`\b\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z`), "<time>"},
+	{regexp.MustCompile(`\b\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?Z`), "<time>"},
 	{regexp.MustCompile(`\b(1[7-9]|2[01])\d{8}\b`), "<seconds>"},
 	{regexp.MustCompile(`(^|[^\w-])[\w-]{43}([^\w-]|$)`), "$1<thumbprint>$2"},
 	{regexp.MustCompile(`(/)[0-9A-Za-z]{24}\b`), "$1<lease>"},

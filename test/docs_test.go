@@ -32,7 +32,12 @@ func TestDocuments(t *testing.T) {
 			runDocument(t, doc, doc.steps, &shell{
 				dir:     repository(),
 				env:     append(s.CLIEnv(), withVault(t, plainEnv(t))...),
-				instead: map[string]string{"/var/log/vault/audit.log": filepath.Join(t.TempDir(), "audit.log")},
+				instead: map[string]string{
+					"/var/log/vault/audit.log": filepath.Join(t.TempDir(), "audit.log"),
+					"/etc/tokenwatch":          t.TempDir(),
+					"/var/lib/tokenwatch":      t.TempDir(),
+					"/run/tokenwatch":          t.TempDir(),
+				},
 			}, s)
 		})
 	}
