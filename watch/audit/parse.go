@@ -46,21 +46,18 @@ func NewParser(mountTypes ...string) *Parser {
 func (p *Parser) Parse(line []byte, e *event.Event) error {
 	*e = event.Event{Kind: event.OtherMounts}
 	p.entry.kind, p.entry.mountType, p.entry.requestData, p.entry.responseData = nil, nil, nil, nil
-	s := scanner{b: line}
+	line = bytes.TrimSpace(line)
 	if t, ok := plainRequest(line); ok {
-		s.skip()
 		e.Phase, e.Time = event.Request, t
-	} else {
-		p.walk(&s, e)
+		return nil
 	}
+	s := scanner{b: line}
+	p.walk(&s, e)
 	if s.err != nil {
 		return s.err
 	}
 	if s.peek() != 0 {
 		return errNoEntry
-	}
-	if e.Phase == event.Request {
-		return nil
 	}
 	switch e.Phase = event.Phase(p.strings.get(p.entry.kind)); e.Phase {
 	case event.Request, event.Response:
@@ -81,15 +78,27 @@ var errNoEntry = errors.New("not an entry of an audit log")
 
 // plainRequest recognises the request half of something whose response half
 // will follow, which is half of all entries and tells nothing: no error, no
-// audit device. Vault writes the members of an object in alphabetical order, so
-// time and type are the last.
+// audit device. It checks the whole line, but reads only the end of it: Vault
+// writes the members of an object in alphabetical order, so time and type are
+// the last, and a request's path is near its end. What looks like a member
+// there is one, as quotes in strings are escaped.
 func plainRequest(line []byte) (time.Time, bool) {
-	before, ok := bytes.CutSuffix(bytes.TrimSuffix(line, []byte("\r")), []byte(`","type":"request"}`))
+	before, ok := bytes.CutSuffix(line, []byte(`","type":"request"}`))
 	if !ok {
 		return time.Time{}, false
 	}
 	at := bytes.LastIndexByte(before, '"') + 1
-	if !bytes.HasSuffix(before[:at], []byte(`,"time":"`)) || bytes.Contains(before, []byte(`"error":"`)) || bytes.Contains(before, []byte(`sys/audit/`)) {
+	if !bytes.HasSuffix(before[:at], []byte(`,"time":"`)) {
+		return time.Time{}, false
+	}
+	const key = `"path":"`
+	path := bytes.LastIndex(before[:at], []byte(key))
+	if path < 0 || bytes.HasPrefix(before[path+len(key):], []byte("sys/audit/")) {
+		return time.Time{}, false
+	}
+	s, refused := scanner{b: line}, false
+	s.members(func(key []byte) { refused = refused || string(key) == "error" })
+	if refused || s.err != nil || s.i != len(line) {
 		return time.Time{}, false
 	}
 	t := parseTime(before[at:])

@@ -2,8 +2,10 @@ package audit
 
 import (
 	"bytes"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
+	"math/bits"
 	"strconv"
 )
 
@@ -136,32 +138,33 @@ func (s *scanner) raw() []byte {
 	return s.b[start:end]
 }
 
-// closingQuote finds the end of a string whose content begins at start, or
-// gives -1. Most strings are short, and not worth a call.
-func closingQuote(b []byte, start int) int {
-	const short = 16
-	for i := start; i < len(b) && i < start+short; i++ {
-		if b[i] == '"' {
+// closingQuote finds the end of a string whose content begins at i, or gives
+// -1. It looks at eight bytes at once, for the first that is " or \: subtracting
+// 1 from each byte borrows from the sign bit of those that are 0.
+func closingQuote(b []byte, i int) int {
+	const ones, signs = 0x0101010101010101, 0x8080808080808080
+	for i+8 <= len(b) {
+		word := binary.LittleEndian.Uint64(b[i:])
+		quote, backslash := word^('"'*ones), word^('\\'*ones)
+		found := ((quote-ones)&^quote | (backslash-ones)&^backslash) & signs
+		if found == 0 {
+			i += 8
+			continue
+		}
+		if i += bits.TrailingZeros64(found) / 8; b[i] == '"' {
 			return i
 		}
-		if b[i] == '\\' {
-			break
-		}
+		i += 2 // what is escaped
 	}
-	for i := start; ; i++ {
-		n := bytes.IndexByte(b[i:], '"')
-		if n < 0 {
-			return -1
-		}
-		i += n
-		backslashes := 0
-		for i-1-backslashes >= start && b[i-1-backslashes] == '\\' {
-			backslashes++
-		}
-		if backslashes%2 == 0 {
+	for ; i < len(b); i++ {
+		switch b[i] {
+		case '"':
 			return i
+		case '\\':
+			i++
 		}
 	}
+	return -1
 }
 
 // skip steps over the value that begins here.

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/golang-lru/v2/simplelru"
@@ -45,7 +46,8 @@ type Monitor struct {
 	started time.Time
 
 	mu       sync.Mutex
-	workers  []*worker
+	parsers  []*audit.Parser
+	parts    []*part // used again for every batch
 	entries  []watch.EntryObserver
 	counts   counts
 	mounts   *mountTable
@@ -68,7 +70,7 @@ func New(opts Options) (*Monitor, error) {
 	m.refused, _ = simplelru.NewLRU[string, struct{}](maxRefused, nil)
 	m.folder = newFolder(opts.Repeat, opts.OpenFor, m.pass)
 	for range runtime.GOMAXPROCS(0) {
-		m.workers = append(m.workers, &worker{parser: audit.NewParser(opts.MountTypes...)})
+		m.parsers = append(m.parsers, audit.NewParser(opts.MountTypes...))
 	}
 	for _, r := range opts.Rules {
 		if observer, ok := r.(watch.EntryObserver); ok {
@@ -158,50 +160,81 @@ func (m *Monitor) Close(ctx context.Context) error {
 	return err
 }
 
-// worker parses a share of a batch.
-type worker struct {
-	parser    *audit.Parser
+// part is a run of lines of a batch, and what they say.
+type part struct {
+	lines     []byte
 	events    []event.Event
 	malformed int64
+	parsed    chan struct{}
 }
 
-func (w *worker) parse(lines []byte) {
-	w.events, w.malformed = w.events[:0], 0
-	for len(lines) > 0 {
-		line := lines
-		if end := bytes.IndexByte(lines, '\n'); end >= 0 {
-			line, lines = lines[:end], lines[end+1:]
-		} else {
-			lines = nil
-		}
-		if len(bytes.TrimSpace(line)) == 0 {
+func (p *part) parse(parser *audit.Parser) {
+	p.events, p.malformed = p.events[:0], 0
+	for line := range bytes.Lines(p.lines) {
+		line = bytes.TrimSpace(line)
+		if len(line) == 0 {
 			continue
 		}
-		if len(w.events) == cap(w.events) {
-			w.events = append(w.events, event.Event{})
+		if len(p.events) == cap(p.events) {
+			p.events = append(p.events, event.Event{})
 		} else {
-			w.events = w.events[:len(w.events)+1]
+			p.events = p.events[:len(p.events)+1]
 		}
-		if err := w.parser.Parse(line, &w.events[len(w.events)-1]); err != nil {
-			w.events = w.events[:len(w.events)-1]
-			w.malformed++
+		if err := parser.Parse(line, &p.events[len(p.events)-1]); err != nil {
+			p.events = p.events[:len(p.events)-1]
+			p.malformed++
 		}
 	}
+	p.parsed <- struct{}{}
 }
 
-// worthSharing is from how many bytes on parsing in parallel pays.
-const worthSharing = 32 << 10
+// partSize is how much is parsed at a time: small, so that parsing and looking
+// at what was parsed overlap.
+const partSize = 64 << 10
+
+// split makes parts of whole lines.
+func (m *Monitor) split(lines []byte) []*part {
+	n := 0
+	for ; len(lines) > 0; n++ {
+		end := min(partSize, len(lines))
+		if more := bytes.IndexByte(lines[end-1:], '\n'); more >= 0 {
+			end += more
+		} else {
+			end = len(lines)
+		}
+		if n == len(m.parts) {
+			m.parts = append(m.parts, &part{parsed: make(chan struct{}, 1)})
+		}
+		m.parts[n].lines, lines = lines[:end], lines[end:]
+	}
+	return m.parts[:n]
+}
+
+// parse has all parsers at work on the parts, in order.
+func (m *Monitor) parse(parts []*part) {
+	var next atomic.Int64
+	for _, parser := range m.parsers[:min(len(m.parsers), len(parts))] {
+		go func() {
+			for i := next.Add(1) - 1; i < int64(len(parts)); i = next.Add(1) - 1 {
+				parts[i].parse(parser)
+			}
+		}()
+	}
+}
 
 // Handle takes a batch of lines. All of it counts, with its position, or, when
 // the process ends before the next checkpoint, none of it.
 func (m *Monitor) Handle(b watch.Batch) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	for _, w := range m.parse(b.Lines) {
-		m.counts.Lines += int64(len(w.events)) + w.malformed
-		m.counts.Malformed += w.malformed
-		for i := range w.events {
-			m.observe(&w.events[i])
+	parts := m.split(b.Lines)
+	m.parse(parts)
+	for _, p := range parts {
+		<-p.parsed
+		m.counts.Lines += int64(len(p.events)) + p.malformed
+		m.counts.Malformed += p.malformed
+		for i := range p.events {
+			m.observe(&p.events[i])
 		}
 	}
 	m.counts.Lines += int64(b.Skipped + b.Dropped)
@@ -214,29 +247,6 @@ func (m *Monitor) Handle(b watch.Batch) error {
 	m.dirty = true
 	m.saveIfDue(time.Now())
 	return nil
-}
-
-// parse shares the lines among the workers, in order.
-func (m *Monitor) parse(lines []byte) []*worker {
-	if len(lines) < worthSharing {
-		m.workers[0].parse(lines)
-		return m.workers[:1]
-	}
-	share := len(lines)/len(m.workers) + 1
-	var parsing sync.WaitGroup
-	for _, w := range m.workers {
-		end := min(share, len(lines))
-		if more := bytes.IndexByte(lines[end:], '\n'); more >= 0 {
-			end += more + 1
-		} else {
-			end = len(lines)
-		}
-		part := lines[:end]
-		lines = lines[end:]
-		parsing.Go(func() { w.parse(part) })
-	}
-	parsing.Wait()
-	return m.workers
 }
 
 // observe takes one entry.

@@ -11,7 +11,7 @@ const (
 	// DefaultMaxLine is far above what the engine's own requests need; a list of
 	// a million token ids is longer, and not worth keeping.
 	DefaultMaxLine = 1 << 20
-	chunk          = 512 << 10
+	chunk          = 1 << 20
 )
 
 // splitter cuts a stream of chunks into runs of whole lines.
