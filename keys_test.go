@@ -12,6 +12,7 @@ import (
 	"github.com/golang-jwt/jwt/v5"
 	"github.com/hashicorp/vault/sdk/logical"
 
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/keyring"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/wire"
 )
 
@@ -37,6 +38,20 @@ func (m *mount) periodic() {
 	if err := m.backend.periodic(context.Background(), &logical.Request{Storage: m.storage}); err != nil {
 		m.t.Fatal(err)
 	}
+}
+
+// signing returns the version that signs, which no caller of Vault can have.
+func (m *mount) signing() *keyring.Version {
+	m.t.Helper()
+	key, err := m.backend.tokens.Keys.Get(context.Background(), m.storage, "default")
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	version, err := key.Signing()
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	return version
 }
 
 func (m *mount) claims(token string) jwt.MapClaims {
@@ -243,14 +258,7 @@ func TestAlgorithms(t *testing.T) {
 func TestForeignJWTs(t *testing.T) {
 	m := newMount(t).withRoles()
 	good, kid := m.issueJWT()
-	key, err := m.backend.tokens.Keys.Get(context.Background(), m.storage, "default")
-	if err != nil {
-		t.Fatal(err)
-	}
-	signing, err := key.Signing()
-	if err != nil {
-		t.Fatal(err)
-	}
+	signing := m.signing()
 	claims := m.claims(good)
 	resigned, err := signing.Sign("at+jwt", claims)
 	if err != nil || !m.active(resigned) {
@@ -432,14 +440,7 @@ func (m *mount) decodeStatusList(body, uri string) map[int]bool {
 func TestClaimsAreReadByExactName(t *testing.T) {
 	m := newMount(t).withRoles()
 	good, _ := m.issueJWT()
-	key, err := m.backend.tokens.Keys.Get(context.Background(), m.storage, "default")
-	if err != nil {
-		t.Fatal(err)
-	}
-	signing, err := key.Signing()
-	if err != nil {
-		t.Fatal(err)
-	}
+	signing := m.signing()
 	claims := m.claims(good)
 	claims["EXP"], claims["Scope"] = m.clock.Now().Add(time.Hour).Unix(), "admin"
 	token, err := signing.Sign("at+jwt", claims)
