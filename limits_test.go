@@ -165,7 +165,7 @@ func TestEmptyIsNotLeftOut(t *testing.T) {
 		data["token"] = token
 		m.refused(logical.UpdateOperation, "introspect", data)
 	}
-	for _, cnf := range []any{map[string]any{}, []any{}, ""} {
+	for _, cnf := range []any{map[string]any{}, []any{}, "", map[string]any{"jkt": strings.Repeat("A", 42) + "\n"}, map[string]any{"jkt": strings.Repeat("A", 43) + "\n"}} {
 		m.refused(logical.UpdateOperation, "creds/bearer", map[string]any{"cnf": cnf})
 	}
 	m.refused(logical.UpdateOperation, "creds/bearer", map[string]any{"metadata": map[string]any{"a": true}})

@@ -104,8 +104,8 @@ func DecodeStatusList(bits int, lst string, maxBytes int64) (*StatusList, error)
 		return nil, fmt.Errorf("%w: %d bits", ErrStatusList, bits)
 	}
 	packed, err := base64.RawURLEncoding.Strict().DecodeString(lst)
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrStatusList, err)
+	if err != nil || strings.ContainsAny(lst, "\r\n") { // which the decoder would skip
+		return nil, fmt.Errorf("%w: not base64url", ErrStatusList)
 	}
 	rest := bytes.NewReader(packed)
 	decompressor, err := zlib.NewReader(rest)

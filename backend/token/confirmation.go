@@ -4,6 +4,7 @@ import (
 	"encoding/base64"
 	"maps"
 	"slices"
+	"strings"
 
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/badinput"
 )
@@ -34,7 +35,7 @@ func ParseConfirmation(cnf map[string]string) (*Confirmation, error) {
 		default:
 			return nil, badinput.Field("cnf", "may hold jkt (DPoP, RFC 9449) and x5t#S256 (mTLS, RFC 8705), and nothing else")
 		}
-		if sum, err := base64.RawURLEncoding.Strict().DecodeString(thumbprint); err != nil || len(sum) != 32 {
+		if _, err := base64.RawURLEncoding.Strict().DecodeString(thumbprint); err != nil || len(thumbprint) != 43 || strings.ContainsAny(thumbprint, "\r\n") {
 			return nil, badinput.Field("cnf", "%s must be a SHA-256 thumbprint in base64url without padding: 43 characters", member)
 		}
 	}
