@@ -282,6 +282,7 @@ func badNames() []badInput {
 		"encoded slash":     "a%2Fb",
 		"parent":            "%2e%2e%2fconfig",
 		"parent inside":     "a%2f%2e%2e%2fb",
+		"two dots":          "a..b",
 		"leading dot":       ".hidden",
 		"leading hyphen":    "-x",
 		"trailing hyphen":   "x-",

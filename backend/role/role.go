@@ -107,6 +107,9 @@ func ValidateName(field, name string) error {
 	if len(name) > MaxNameLength {
 		return badinput.Field(field, "is %d bytes long; at most %d are allowed", len(name), MaxNameLength)
 	}
+	if strings.Contains(name, "..") { // Vault's storage refuses it as a relative path
+		return badinput.Field(field, "must not have two dots in a row")
+	}
 	if !namePattern.MatchString(name) {
 		return badinput.Field(field, "must be made of ASCII letters, digits, _, . and -, and start and end with a letter, digit or _")
 	}
