@@ -1,4 +1,3 @@
-PLUGIN  := vault-plugin-secrets-tokens
 MODULES := $(patsubst %/go.mod,%,$(wildcard ./go.mod test/go.mod))
 LINT    := go tool -modfile=$(CURDIR)/tools/lint/go.mod
 

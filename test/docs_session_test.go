@@ -42,6 +42,7 @@ docs_dev() {
   done
   eval "$(grep '^export ' "$log")"
 }
+trap 'kill $(jobs -p) 2>/dev/null || true' EXIT # what a document leaves running in the background
 set -euo pipefail
 `
 

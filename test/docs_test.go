@@ -2,6 +2,7 @@ package test
 
 import (
 	"flag"
+	"net"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -28,19 +29,32 @@ func TestDocuments(t *testing.T) {
 				testReadme(t, doc)
 				return
 			}
-			s := startForDocument(t, vaulttest.Options{})
+			s := startForDocument(t, vaulttest.Options{Metrics: true})
 			runDocument(t, doc, doc.steps, &shell{
-				dir:     repository(),
-				env:     append(s.CLIEnv(), withVault(t, plainEnv(t))...),
+				dir: repository(),
+				env: append(s.CLIEnv(), withVault(t, plainEnv(t))...),
 				instead: map[string]string{
 					"/var/log/vault/audit.log": filepath.Join(t.TempDir(), "audit.log"),
 					"/etc/tokenwatch":          t.TempDir(),
 					"/var/lib/tokenwatch":      t.TempDir(),
 					"/run/tokenwatch":          t.TempDir(),
+					"127.0.0.1:9468":           freeAddress(t),
+					"127.0.0.1:8250":           freeAddress(t),
 				},
 			}, s)
 		})
 	}
+}
+
+// freeAddress is an address on loopback that nobody listens on.
+func freeAddress(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
 }
 
 // production is the section of the README that is for a server which has
