@@ -176,42 +176,42 @@ func (f *File) deliver(ctx context.Context, l *logFile) func([]byte, int) error 
 	}
 }
 
-// restart goes to the beginning of a file that was truncated, after reading the
-// rest of it in the copy that was made before, if there is one.
+// restart goes on with a file that was truncated: with the copy that was made
+// of it before, from which advance leads on, or else at its beginning.
 func (f *File) restart() error {
 	old := f.current.position()
-	if !f.readCopy(old) {
-		f.Log.Warn("the log was truncated and no copy of it is there; what was written just before is lost", "file", f.current.path, "offset", old.Offset)
-	}
 	f.current.close()
+	if found, err := f.openCopy(old); err != nil || found {
+		return err
+	}
+	if old.Offset > 0 {
+		f.Log.Warn("the log was truncated and no copy of it is there; what was written just before is lost", "file", old.Path, "offset", old.Offset)
+	}
 	var err error
-	f.current, err = openLog(f.current.path, f.MaxLine)
+	f.current, err = openLog(old.Path, f.MaxLine)
 	return err
 }
 
-func (f *File) readCopy(old *watch.Position) bool {
+func (f *File) openCopy(old *watch.Position) (bool, error) {
 	if old.HeadSize == 0 {
-		return old.Offset == 0
+		return false, nil
 	}
 	rotated, err := siblings(f.Path)
 	if err != nil {
-		return false
+		return false, err
 	}
 	for i := len(rotated) - 1; i >= 0; i-- {
 		l, err := openLog(rotated[i].path, f.MaxLine)
 		if err != nil {
 			continue
 		}
-		found := l.id != f.current.id && l.beginsAs(old) && l.seek(old.Offset) == nil
-		if found {
-			err = f.finish(l)
+		if l.id != (fileID{old.Device, old.Inode}) && l.beginsAs(old) && l.seek(old.Offset) == nil {
+			f.current = l
+			return true, nil
 		}
 		l.close()
-		if found && err == nil {
-			return true
-		}
 	}
-	return false
+	return false, nil
 }
 
 // finish reads a file that will not grow any more to its very end.
