@@ -237,7 +237,7 @@ func when(a alert.Alert) string {
 	if day := len("2006-01-02 "); first[:day] == last[:day] {
 		last = last[day:]
 	}
-	return fmt.Sprintf("%s to %s, %s times", strings.TrimSuffix(first, " UTC"), last, number(a.Count))
+	return fmt.Sprintf("%s to %s, %s times", first, last, number(a.Count))
 }
 
 func (a *Alerts) count() string {
@@ -279,7 +279,7 @@ func moment(t time.Time) string {
 	if t.IsZero() {
 		return "never"
 	}
-	return t.UTC().Format("2006-01-02 15:04:05") + " UTC"
+	return t.UTC().Format("2006-01-02 15:04:05Z")
 }
 
 // kindName is a kind of request in words.
