@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The main job of the engine, from an empty Vault to the audit log, with each
-# step checked. Needs Go and make; leaves nothing behind.
+# The main job of the engine, from an empty Vault to an alert out of its audit
+# log, with each step checked. Needs Go and make; leaves nothing behind.
 # shellcheck disable=SC2016 # commands are evaluated by run, refused and assign
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
@@ -10,6 +10,14 @@ source "$repo/scripts/setup.sh"
 
 finished=false
 started=
+watch_pid=
+
+stop_tokenwatch() {
+  [[ -n $watch_pid ]] || return 0
+  kill -TERM "$watch_pid" 2>/dev/null || true
+  wait "$watch_pid" 2>/dev/null || true
+  watch_pid=
+}
 
 finish() {
   local status=$?
@@ -17,6 +25,7 @@ finish() {
     heading "The end of Vault's log"
     tail -n 15 "$vault_log"
   fi
+  stop_tokenwatch
   remove_vault
   echo
   if $finished && ((failures == 0)); then
@@ -46,6 +55,14 @@ introspect() {
 }
 
 listed() { grep -qx "$1" <<<"$out"; }
+# await SECONDS TEXT FILE: whether the text comes to stand in the file in time.
+await() {
+  local deadline=$((SECONDS + $1))
+  until grep -qF -e "$2" "$3" 2>/dev/null; do
+    if ((SECONDS > deadline)); then return 1; fi
+    sleep 0.1
+  done
+}
 greater_by() { (($1 - $2 >= $3)); } # A B N: A is at least N more than B
 
 is_public_key_set() { [[ $out == *'"kty"'* && $out != *'"d"'* ]]; }
@@ -178,4 +195,20 @@ check "the token is an HMAC" shows '"token":"hmac-sha256:'
 for token in KEY BEARER JWT NARROW SHORT; do
   check "the secret of \$$token is neither in the audit log nor in Vault's log" never_logged "${!token}"
 done
+
+heading "11. Somebody guesses tokens, and tokenwatch says so"
+say "tokenwatch follows the audit log and needs nothing else of Vault."
+assign "ALERTS=$work/alerts.txt"
+assign 'bin/tokenwatch follow -file "$AUDIT_LOG" -from-end >"$ALERTS" 2>"$ALERTS.log" &'
+watch_pid=$!
+check "it follows the log" await 10 "msg=following" "$ALERTS.log"
+say "The API server asks about what a client shows it, as it should:"
+introspect NARROW client_ip=192.0.2.7
+expect "a good token is active" true "$(field active)"
+run 'for i in {1..25}; do printf vtk_guess%d "$i" | vault write -field=active tokens/introspect token=- client_ip=203.0.113.9; echo; done | sort | uniq -c'
+check "none of the guessed ones is" shows "25 false"
+check "tokenwatch has noticed" await 10 "    do " "$ALERTS"
+run 'cat "$ALERTS"'
+check "it says what happened, how bad that is, and what to do first" shows WARNING "many tokens that are not active" "    do "
+expect "and nothing else: a good token is no alert" 1 "$(grep -c '^2' "$ALERTS")"
 finished=true
