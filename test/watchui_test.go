@@ -233,9 +233,10 @@ type watcher struct {
 var loggedURL = regexp.MustCompile(`msg="?([a-z ]+)"? url="?(http://[^\s"]+)`)
 
 // watch follows the server's audit log until the test ends.
-func (s *session) watch() *watcher {
+func (s *session) watch(flags ...string) *watcher {
 	s.t.Helper()
-	cmd := exec.CommandContext(s.ctx, tokenwatch(s.t), "follow", "-file", s.AuditFile, "-page", "127.0.0.1:0", "-metrics", "127.0.0.1:0", "-json")
+	flags = append([]string{"follow", "-file", s.AuditFile, "-page", "127.0.0.1:0", "-metrics", "127.0.0.1:0", "-json"}, flags...)
+	cmd := exec.CommandContext(s.ctx, tokenwatch(s.t), flags...)
 	cmd.Stdout = io.Discard
 	said, err := cmd.StderrPipe()
 	if err != nil {
