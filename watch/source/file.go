@@ -60,9 +60,11 @@ func (f *File) Run(ctx context.Context, handle func(watch.Batch) error) error {
 // begin opens the file to start with.
 func (f *File) begin(ctx context.Context) error {
 	if f.From != nil {
-		found, err := f.resume()
-		if err != nil || found {
-			return err
+		for range 3 { // it may be rotated away while it is looked for
+			found, err := f.resume()
+			if err != nil || found {
+				return err
+			}
 		}
 		f.Log.Warn("the file in which reading stopped is gone, with what was written to it since; starting at the beginning of the log",
 			"file", f.From.Path, "offset", f.From.Offset)
@@ -91,7 +93,7 @@ func (f *File) seekToLine(offset int64) error {
 		}
 		for i := n - 1; i >= 0; i-- {
 			if buf[i] == '\n' {
-				return f.current.seek(start + int64(i) + 1)
+				return f.current.seek(start+int64(i)+1, 0)
 			}
 		}
 		offset = start
@@ -133,12 +135,12 @@ func (f *File) resume() (bool, error) {
 	}
 	for _, sameFile := range []bool{true, false} {
 		for _, path := range paths {
-			l, err := openLog(path, f.MaxLine)
+			l, err := openRotated(path, f.MaxLine)
 			if err != nil {
 				continue // gone meanwhile, or no gzip after all
 			}
 			is := l.id == fileID{f.From.Device, f.From.Inode}
-			if is == sameFile && (is || f.From.HeadSize > 0) && l.beginsAs(f.From) && l.seek(f.From.Offset) == nil {
+			if is == sameFile && (is || f.From.HeadSize > 0) && l.resumeAt(f.From) {
 				f.current = l
 				return true, nil
 			}
@@ -156,7 +158,11 @@ func (f *File) catchUp(ctx context.Context) error {
 				return err
 			}
 		}
-		if err := f.current.readToEnd(f.deliver(ctx, f.current)); err != nil {
+		err := f.current.readToEnd(f.deliver(ctx, f.current))
+		if errors.Is(err, errReplaced) {
+			continue
+		}
+		if err != nil {
 			return err
 		}
 		moved, err := f.advance(ctx)
@@ -201,11 +207,11 @@ func (f *File) openCopy(old *watch.Position) (bool, error) {
 		return false, err
 	}
 	for i := len(rotated) - 1; i >= 0; i-- {
-		l, err := openLog(rotated[i].path, f.MaxLine)
+		l, err := openRotated(rotated[i].path, f.MaxLine)
 		if err != nil {
 			continue
 		}
-		if l.id != (fileID{old.Device, old.Inode}) && l.beginsAs(old) && l.seek(old.Offset) == nil {
+		if l.id != (fileID{old.Device, old.Inode}) && l.resumeAt(old) {
 			f.current = l
 			return true, nil
 		}
@@ -215,8 +221,8 @@ func (f *File) openCopy(old *watch.Position) (bool, error) {
 }
 
 // finish reads a file that will not grow any more to its very end.
-func (f *File) finish(l *logFile) error {
-	deliver := f.deliver(context.Background(), l)
+func (f *File) finish(ctx context.Context, l *logFile) error {
+	deliver := f.deliver(ctx, l)
 	if err := l.readToEnd(deliver); err != nil {
 		return err
 	}
@@ -231,19 +237,29 @@ func (f *File) advance(ctx context.Context) (bool, error) {
 	if err != nil || idOf(info) == f.current.id || info.Size() == 0 {
 		return false, nil // a log that is missing will come back
 	}
-	done, err := f.current.f.Stat()
-	if err != nil {
-		return false, err
-	}
-	if err := f.finish(f.current); err != nil {
-		return false, err
-	}
-	if err := f.readBetween(ctx, done); err != nil {
-		return false, err
-	}
+	// The next file is opened before others are looked for: whatever happens to
+	// it from now on is noticed.
 	next, err := openLog(f.Path, f.MaxLine)
 	if err != nil {
 		return false, nil // rotated again just now
+	}
+	if err := next.peek(); err != nil || len(next.head) == 0 || next.id == f.current.id {
+		next.close()
+		return false, nil
+	}
+	done, err := f.current.f.Stat()
+	if err == nil {
+		err = f.finish(ctx, f.current)
+	}
+	if err == nil {
+		err = f.readBetween(ctx, done, next)
+	}
+	if err != nil {
+		next.close()
+		if errors.Is(err, errReplaced) {
+			return true, nil // and look again
+		}
+		return false, err
 	}
 	f.current.close()
 	f.current = next
@@ -252,31 +268,33 @@ func (f *File) advance(ctx context.Context) (bool, error) {
 
 // readBetween reads the files that were written after the current one and
 // rotated away before the log was looked at again.
-func (f *File) readBetween(ctx context.Context, done fs.FileInfo) error {
+func (f *File) readBetween(ctx context.Context, done fs.FileInfo, next *logFile) error {
 	rotated, err := siblings(f.Path)
 	if err != nil {
 		return err
 	}
 	for _, s := range rotated {
-		if s.id == f.current.id || !s.changed.After(done.ModTime()) {
+		if s.id == f.current.id || s.id == next.id || !s.changed.After(done.ModTime()) {
 			continue
 		}
-		l, err := openLog(s.path, f.MaxLine)
+		l, err := openRotated(s.path, f.MaxLine)
 		if err != nil {
 			continue
 		}
-		if l.beginsAs(f.current.position()) && len(f.current.head) > 0 { // a copy of what was just read
+		if l.copyOf(f.current) || l.copyOf(next) {
 			l.close()
 			continue
 		}
 		f.current.close()
 		f.current = l
-		if err := f.current.readToEnd(f.deliver(ctx, l)); err != nil {
-			return err
-		}
-		if err := f.finish(l); err != nil {
+		if err := f.finish(ctx, l); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// copyOf reports whether the content begins as that of another file.
+func (l *logFile) copyOf(other *logFile) bool {
+	return len(other.head) > 0 && l.beginsAs(other.position())
 }

@@ -234,6 +234,8 @@ func TestFollowThroughRotation(t *testing.T) {
 	r := &reader{}
 	random := rand.New(rand.NewPCG(3, 4))
 	var last string
+	w.write(1)
+	r.follow(t, w.path, 1)
 	for range 60 {
 		w.write(random.IntN(200))
 		ctx, cancel := context.WithCancel(t.Context())
@@ -254,8 +256,11 @@ func TestFollowThroughRotation(t *testing.T) {
 		}
 		w.write(1 + random.IntN(200))
 		if random.IntN(2) == 0 {
-			deadline := time.Now().Add(20 * time.Second)
-			for r.lines() < w.next && time.Now().Before(deadline) {
+			deadline := time.Now().Add(5 * time.Second)
+			for r.lines() < w.next {
+				if time.Now().After(deadline) {
+					r.check(t, w.next)
+				}
 				time.Sleep(time.Millisecond) // a poll, with the deadline above
 			}
 		}

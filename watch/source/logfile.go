@@ -31,7 +31,7 @@ type logFile struct {
 	id    fileID
 	split *splitter
 	start int64  // where split began
-	head  []byte // first bytes of the content, at most headMax and at most what was consumed
+	head  []byte // first bytes of the content, at most headMax
 }
 
 type fileID struct{ device, inode uint64 }
@@ -63,14 +63,24 @@ func openLog(path string, maxLine int) (*logFile, error) {
 	return l, nil
 }
 
+// openRotated opens a file that may be compressed just now.
+func openRotated(path string, maxLine int) (*logFile, error) {
+	l, err := openLog(path, maxLine)
+	if errors.Is(err, fs.ErrNotExist) && !strings.HasSuffix(path, ".gz") {
+		return openLog(path+".gz", maxLine)
+	}
+	return l, err
+}
+
 func (l *logFile) close() { _ = l.f.Close() }
 
 // offset is behind the last whole line that was delivered.
 func (l *logFile) offset() int64 { return l.start + l.split.consumed }
 
-// seek goes to offset in the content. What is skipped is read if need be.
-func (l *logFile) seek(offset int64) error {
-	head, err := l.firstBytes(min(offset, headMax))
+// seek goes to offset in the content, and knows at least headSize bytes of its
+// beginning then. What is skipped is read if need be.
+func (l *logFile) seek(offset int64, headSize int) error {
+	head, err := l.firstBytes(max(min(offset, headMax), int64(headSize)))
 	if err != nil {
 		return err
 	}
@@ -101,6 +111,9 @@ func (l *logFile) firstBytes(n int64) ([]byte, error) {
 	return head, nil
 }
 
+// errReplaced says that the file is not the one any more that was read so far.
+var errReplaced = errors.New("replaced")
+
 // read fills the splitter once; io.EOF means that there is no more for now.
 func (l *logFile) read(deliver func([]byte, int) error) error {
 	space := l.split.space()
@@ -111,19 +124,27 @@ func (l *logFile) read(deliver func([]byte, int) error) error {
 	} else {
 		n, err = l.f.ReadAt(space, l.start+l.split.position())
 	}
-	if n > 0 {
-		at := l.offset()
-		if err := l.split.advance(n, func(lines []byte, skipped int) error {
-			if at == int64(len(l.head)) && skipped == 0 {
-				l.head = append(l.head, lines[:min(len(lines), headMax-len(l.head))]...)
-			}
-			return deliver(lines, skipped)
-		}); err != nil {
-			return err
-		}
-		return nil
+	if n == 0 {
+		return err
 	}
-	return err
+	// Checked after reading: the file may have been truncated and filled again
+	// just before, and what was read would be something else.
+	if l.replaced() {
+		return errReplaced
+	}
+	at := l.offset()
+	return l.split.advance(n, func(lines []byte, skipped int) error {
+		l.know(at, lines, skipped)
+		return deliver(lines, skipped)
+	})
+}
+
+// know remembers the beginning of the content.
+func (l *logFile) know(at int64, lines []byte, skipped int) {
+	if skipped > 0 || at > int64(len(l.head)) || at+int64(len(lines)) <= int64(len(l.head)) {
+		return
+	}
+	l.head = append(l.head[:at], lines[:min(len(lines), headMax-int(at))]...)
 }
 
 // readToEnd reads until there is no more for now.
@@ -137,6 +158,17 @@ func (l *logFile) readToEnd(deliver func([]byte, int) error) error {
 			return fmt.Errorf("%s: %w", l.path, err)
 		}
 	}
+}
+
+// peek remembers the beginning of a file of which nothing was read yet, to
+// notice when it is truncated before it is.
+func (l *logFile) peek() error {
+	info, err := l.f.Stat()
+	if err != nil {
+		return err
+	}
+	l.head, err = l.firstBytes(min(info.Size(), headMax))
+	return err
 }
 
 func (l *logFile) position() *watch.Position {
@@ -179,6 +211,16 @@ func (l *logFile) beginsAs(position *watch.Position) bool {
 	return err == nil && info.Size() >= position.Offset
 }
 
+// resumeAt goes to a position if the content is what it was taken in.
+func (l *logFile) resumeAt(position *watch.Position) bool {
+	if !l.beginsAs(position) || l.seek(position.Offset, position.HeadSize) != nil {
+		return false
+	}
+	// Once more: it may have been truncated and filled again in between.
+	sum := sha256.Sum256(l.head[:position.HeadSize])
+	return hex.EncodeToString(sum[:]) == position.HeadSum
+}
+
 // sibling is a file that rotation left beside the one that is followed.
 type sibling struct {
 	path    string
@@ -204,9 +246,14 @@ func siblings(path string) ([]sibling, error) {
 	if err != nil {
 		return nil, err
 	}
+	names := make(map[string]bool)
+	for _, entry := range entries {
+		names[entry.Name()] = true
+	}
 	var found []sibling
 	for _, entry := range entries {
-		if !rotated.MatchString(entry.Name()) {
+		plain, compressed := strings.CutSuffix(entry.Name(), ".gz")
+		if !rotated.MatchString(entry.Name()) || compressed && names[plain] { // both are there while it is compressed
 			continue
 		}
 		info, err := entry.Info()
