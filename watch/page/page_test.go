@@ -123,9 +123,10 @@ func TestServeEndsWithItsContext(t *testing.T) {
 
 func TestStateIsBoundedAndVisible(t *testing.T) {
 	var open []alert.Alert
+	title := strings.Repeat("\x1b<b>", 100_000)
 	for i := range 10 * maxAlerts {
 		open = append(open, alert.Alert{
-			Fingerprint: fmt.Sprint(i), Severity: `x" onload="`, Title: strings.Repeat("\x1b<b>", 100_000), Who: "a\u202eb", Where: "192.0.2.1",
+			Fingerprint: fmt.Sprint(i), Severity: `x" onload="`, Title: title, Who: "a\u202eb", Where: "192.0.2.1",
 		})
 	}
 	resp := get(t, Handler(snapshot{Open: open, Malformed: 1, Dropped: 2, Sinks: []stats.SinkCount{{Sink: "hook\n", Failed: 3}}}), "GET", "localhost", "/state.json")
