@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -31,18 +30,6 @@ func program(t *testing.T, name, pkg string) string {
 		t.Skipf("SKIPPED: %s is not installed; apt-get install %s", name, pkg)
 	}
 	return path
-}
-
-// freeAddress finds one that nobody listens on, for a program that cannot say
-// which it has taken.
-func freeAddress(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
 }
 
 // background runs a program for as long as the test does. What it says is in
