@@ -112,17 +112,10 @@ func (v visited) text(t *testing.T, at int) string {
 
 func chromium(t *testing.T) string {
 	t.Helper()
-	names := []string{"chromium", "chromium-browser", "google-chrome"}
 	if chosen := os.Getenv("CHROMIUM_BIN"); chosen != "" {
-		names = []string{chosen}
+		return chosen
 	}
-	for _, name := range names {
-		if path, err := exec.LookPath(name); err == nil {
-			return path
-		}
-	}
-	t.Fatalf("the tests of tokenwatch's pages need Chromium: none of %s is on the PATH; $CHROMIUM_BIN can name one", strings.Join(names, ", "))
-	return ""
+	return program(t, "chromium", "chromium")
 }
 
 var browser struct {

@@ -21,10 +21,7 @@ import (
 // promtool runs Prometheus' own checker.
 func promtool(t *testing.T, args ...string) {
 	t.Helper()
-	if _, err := exec.LookPath("promtool"); err != nil {
-		t.Fatal("the tests of deploy/ need promtool, which comes with Prometheus")
-	}
-	if out, err := exec.CommandContext(suite.ctx, "promtool", args...).CombinedOutput(); err != nil {
+	if out, err := exec.CommandContext(suite.ctx, program(t, "promtool", "prometheus"), args...).CombinedOutput(); err != nil {
 		t.Errorf("promtool %s: %v\n%s", strings.Join(args, " "), err, out)
 	}
 }

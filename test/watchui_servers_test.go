@@ -1,14 +1,9 @@
 package test
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
-	"fmt"
-	"net/http"
 	"net/url"
-	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -28,11 +23,9 @@ func TestDeployedWithPrometheusAndAlertmanager(t *testing.T) {
 	s.useAndAttack()
 
 	alertmanager := startAlertmanager(t, ctx)
-	config := filepath.Join(t.TempDir(), "tokenwatch.yaml")
-	if err := os.WriteFile(config, fmt.Appendf(nil, "sinks: {alertmanager: [{url: \"http://%s\"}]}\n", alertmanager), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	w := s.watch("-config", config)
+	dir := t.TempDir()
+	write(t, dir, "tokenwatch.yaml", "sinks: {alertmanager: [{url: 'http://"+alertmanager+"'}]}\n")
+	w := s.watch("-config", filepath.Join(dir, "tokenwatch.yaml"))
 	prometheus := s.startPrometheus(strings.TrimSuffix(strings.TrimPrefix(w.metrics, "http://"), "/metrics"), alertmanager)
 
 	t.Run("scraped", func(t *testing.T) {
@@ -52,8 +45,8 @@ func TestDeployedWithPrometheusAndAlertmanager(t *testing.T) {
 // awaitAlerts waits for an alert of Prometheus' and one of tokenwatch's own.
 func awaitAlerts(t *testing.T, ctx context.Context, alertmanager string) {
 	t.Helper()
-	var alerts []struct{ Labels, Annotations map[string]string }
-	find := func(name string) (annotations map[string]string) {
+	type alert struct{ Labels, Annotations map[string]string }
+	find := func(alerts []alert, name string) (annotations map[string]string) {
 		for _, a := range alerts {
 			if a.Labels["alertname"] == name {
 				return a.Annotations
@@ -61,15 +54,10 @@ func awaitAlerts(t *testing.T, ctx context.Context, alertmanager string) {
 		}
 		return nil
 	}
-	err := vaulttest.Poll(ctx, time.Minute, func() (bool, error) {
-		alerts = nil
-		decode(t, []byte(scrape(t, ctx, "http://"+alertmanager+"/api/v2/alerts")), &alerts)
-		return find("TokenwatchCriticalFinding") != nil && find("tokenwatch_outside_bound_cidrs") != nil, fmt.Errorf("alertmanager has %v", alerts)
+	alerts := getJSON(t, ctx, "http://"+alertmanager+"/api/v2/alerts", func(alerts []alert) bool {
+		return find(alerts, "TokenwatchCriticalFinding") != nil && find(alerts, "tokenwatch_outside_bound_cidrs") != nil
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	told := find("tokenwatch_outside_bound_cidrs")
+	told := find(alerts, "tokenwatch_outside_bound_cidrs")
 	for _, name := range []string{"summary", "who", "where", "token_id", "advice"} {
 		if told[name] == "" {
 			t.Errorf("tokenwatch's alert says nothing of %s: %v", name, told)
@@ -79,16 +67,10 @@ func awaitAlerts(t *testing.T, ctx context.Context, alertmanager string) {
 
 func awaitQuery(t *testing.T, ctx context.Context, prometheus, query string) {
 	t.Helper()
-	err := vaulttest.Poll(ctx, time.Minute, func() (bool, error) {
-		var answer struct {
-			Data struct{ Result []json.RawMessage }
-		}
-		decode(t, []byte(scrape(t, ctx, "http://"+prometheus+"/api/v1/query?query="+url.QueryEscape(query))), &answer)
-		return len(answer.Data.Result) > 0, fmt.Errorf("nothing for %s", query)
-	})
-	if err != nil {
-		t.Error(err)
+	type answer struct {
+		Data struct{ Result []json.RawMessage }
 	}
+	getJSON(t, ctx, "http://"+prometheus+"/api/v1/query?query="+url.QueryEscape(query), func(a answer) bool { return len(a.Data.Result) > 0 })
 }
 
 // startPrometheus runs it with the files of deploy/prometheus, in which only
@@ -120,13 +102,10 @@ func (s *session) startPrometheus(tokenwatch, alertmanager string) (address stri
 		}
 		config = strings.ReplaceAll(config, put[0], put[1])
 	}
-	for file, content := range map[string]string{tokenFile: token, filepath.Join(dir, "prometheus.yml"): config} {
-		if err := os.WriteFile(file, []byte(content), 0o600); err != nil {
-			s.t.Fatal(err)
-		}
-	}
+	write(s.t, dir, "vault-token", token)
+	write(s.t, dir, "prometheus.yml", config)
 	address = freeAddress(s.t)
-	startServer(s.t, s.ctx, "http://"+address+"/-/ready", "prometheus",
+	background(s.t, s.ctx, program(s.t, "prometheus", "prometheus"),
 		"--config.file="+filepath.Join(dir, "prometheus.yml"), "--storage.tsdb.path="+filepath.Join(dir, "data"), "--web.listen-address="+address)
 	return address
 }
@@ -134,56 +113,9 @@ func (s *session) startPrometheus(tokenwatch, alertmanager string) (address stri
 func startAlertmanager(t *testing.T, ctx context.Context) (address string) {
 	t.Helper()
 	dir := t.TempDir()
-	config := filepath.Join(dir, "alertmanager.yml")
-	if err := os.WriteFile(config, []byte("route: {receiver: nobody}\nreceivers: [{name: nobody}]\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	program := "prometheus-alertmanager" // as Debian calls it
-	if _, err := exec.LookPath(program); err != nil {
-		program = "alertmanager"
-	}
+	write(t, dir, "alertmanager.yml", "route: {receiver: nobody}\nreceivers: [{name: nobody}]\n")
 	address = freeAddress(t)
-	startServer(t, ctx, "http://"+address+"/-/ready", program,
-		"--config.file="+config, "--storage.path="+dir, "--web.listen-address="+address, "--cluster.listen-address=")
+	background(t, ctx, program(t, "prometheus-alertmanager", "prometheus-alertmanager"),
+		"--config.file="+filepath.Join(dir, "alertmanager.yml"), "--storage.path="+dir, "--web.listen-address="+address, "--cluster.listen-address=")
 	return address
-}
-
-// startServer runs a program until the test ends, and waits until it is ready.
-func startServer(t *testing.T, ctx context.Context, ready, program string, args ...string) {
-	t.Helper()
-	var said bytes.Buffer
-	cmd := exec.CommandContext(ctx, program, args...)
-	cmd.Stdout, cmd.Stderr = &said, &said
-	if err := cmd.Start(); err != nil {
-		t.Fatalf("the tests of deploy/ need %s: %v", program, err)
-	}
-	exited := make(chan struct{})
-	go func() {
-		_ = cmd.Wait()
-		close(exited)
-	}()
-	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		<-exited
-		if t.Failed() {
-			lines := strings.Split(strings.TrimSpace(said.String()), "\n")
-			t.Logf("%s:\n%s", program, strings.Join(lines[max(0, len(lines)-15):], "\n"))
-		}
-	})
-	err := vaulttest.Poll(ctx, time.Minute, func() (bool, error) {
-		select {
-		case <-exited:
-			t.Fatalf("%s has ended:\n%s", program, said.String())
-		default:
-		}
-		resp, err := http.Get(ready)
-		if err != nil {
-			return false, err
-		}
-		defer resp.Body.Close()
-		return resp.StatusCode == http.StatusOK, fmt.Errorf("%s: %s", ready, resp.Status)
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
 }
