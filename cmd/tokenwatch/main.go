@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"syscall"
 )
 
@@ -32,7 +33,18 @@ tokenwatch COMMAND --help lists the flags of a command.
 // errUsage is an error that was said already.
 var errUsage = errors.New("usage")
 
+// The collector may let garbage be twice what is in use, which makes reading a
+// log a tenth faster, up to a total that a small machine can spare.
+const (
+	garbagePercent = 200
+	memoryLimit    = 150 << 20
+)
+
 func main() {
+	if os.Getenv("GOGC") == "" && os.Getenv("GOMEMLIMIT") == "" {
+		debug.SetGCPercent(garbagePercent)
+		debug.SetMemoryLimit(memoryLimit)
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	err := run(ctx, os.Args[1:], os.Stdout)

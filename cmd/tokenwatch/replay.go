@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"os"
@@ -16,6 +17,7 @@ func replay(ctx context.Context, args []string, stdout io.Writer) error {
 	set := flags("replay", "[flags] FILE…\n\nReads audit logs to their end, oldest first, and writes what there would have\nbeen alerts for. Files may be compressed with gzip; - is standard input.")
 	configFile := set.String("config", "", "configuration `FILE`, for its rules")
 	asJSON := set.Bool("json", false, "write alerts as JSON lines")
+	counts := set.Bool("counts", false, "write at the end how many requests there were of each kind, as a line of JSON")
 	pass := set.Bool("sinks", false, "pass alerts on to the sinks of the configuration file, too")
 	if err := parse(set, args); err != nil {
 		return err
@@ -53,7 +55,11 @@ func replay(ctx context.Context, args []string, stdout io.Writer) error {
 	if err := m.Close(closing); err != nil {
 		return err
 	}
-	summary(os.Stderr, m.Snapshot(), time.Since(began))
+	s := m.Snapshot()
+	summary(os.Stderr, s, time.Since(began))
+	if *counts {
+		return json.NewEncoder(stdout).Encode(map[string]any{"lines": s.Lines, "malformed": s.Malformed, "oversized": s.Oversized, "events": s.Events})
+	}
 	return nil
 }
 

@@ -32,7 +32,7 @@ func NewParser(mountTypes ...string) *Parser {
 	if len(mountTypes) == 0 {
 		mountTypes = []string{DefaultMountType}
 	}
-	p := &Parser{mountTypes: make(map[string]bool), strings: interner{}}
+	p := &Parser{mountTypes: make(map[string]bool)}
 	for _, t := range mountTypes {
 		p.mountTypes[t] = true
 	}
@@ -272,30 +272,34 @@ func decimals(b []byte) (int, bool) {
 }
 
 // interner gives equal strings the same memory: the same mounts, roles,
-// entities and addresses come again and again.
-type interner map[string]string
+// entities and addresses come again and again. Each string has one place, where
+// it makes way for the next that belongs there.
+type interner [4096]string
 
-const (
-	maxInterned       = 8192
-	maxInternedLength = 128
-)
+const maxInternedLength = 128
 
-func (in interner) get(b []byte) string {
+func (in *interner) get(b []byte) string {
 	if len(b) == 0 {
 		return ""
 	}
-	if s, ok := in[string(b)]; ok {
-		return s
-	}
-	s := string(b)
 	if len(b) > maxInternedLength {
-		return s
+		return string(b)
 	}
-	if len(in) >= maxInterned {
-		clear(in)
+	place := &in[placeOf(b)%uint64(len(in))]
+	if *place != string(b) {
+		*place = string(b)
 	}
-	in[s] = s
-	return s
+	return *place
+}
+
+// placeOf mixes the length and the last bytes, in which names and ids differ.
+func placeOf(b []byte) uint64 {
+	const odd = 0x9e3779b97f4a7c15
+	h := uint64(len(b))
+	for _, c := range b[max(0, len(b)-12):] {
+		h = (h ^ uint64(c)) * odd
+	}
+	return h >> 32
 }
 
 // hashed reports whether Vault replaced a value by its HMAC.
