@@ -22,7 +22,7 @@ type Report struct {
 	Timeline  Timeline  `json:"timeline"`
 	Roles     Table     `json:"roles"`
 	Types     Table     `json:"token_types"`
-	Entities  Table     `json:"entities"` // who got tokens
+	Entities  Table     `json:"entities"` // who asked for tokens
 	Clients   Table     `json:"clients"`  // addresses that requests came from
 	Failures  Table     `json:"failures"` // by kind of request, outcome and Vault's words
 	Alerts    Alerts    `json:"alerts"`

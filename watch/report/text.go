@@ -153,7 +153,7 @@ func (r *Report) sections() []section {
 			name("kind", func(r *Row) string { return r.TokenType }), mount, last),
 		tableSection("types", "By kind of token", "No token was issued or introspected.", r.Types, func(r *Row) int64 { return r.Issued },
 			name("kind", func(r *Row) string { return r.TokenType }), issued, active, checks, last),
-		tableSection("entities", "Who got tokens", "Nobody asked for a token.", r.Entities, func(r *Row) int64 { return r.Issued },
+		tableSection("entities", "Who asked for tokens", "Nobody asked for a token.", r.Entities, func(r *Row) int64 { return r.Issued },
 			who, issued, refused, name("entity", func(r *Row) string { return r.Entity }), last),
 		tableSection("failures", "What failed", "Nothing failed.", r.Failures, func(r *Row) int64 { return r.Requests },
 			name("request", func(r *Row) string { return kindName(event.Kind(r.Kind)) }), requests,
