@@ -34,7 +34,7 @@ func (r *roleWidened) Observe(e *event.Event, emit func(alert.Alert)) {
 	if e.Failed() {
 		return
 	}
-	key := string(e.Kind)
+	var key string
 	switch e.Kind {
 	case event.RoleWrite, event.RoleRead, event.RoleDelete:
 		key = "role " + e.Role
