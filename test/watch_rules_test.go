@@ -298,6 +298,14 @@ rules:
   one_address: {requests: 200, clients: 4}
 `
 
+// travelled has a database in which 81.2.69.0/24 is in London, 198.51.100.0/24
+// in Sydney, and 202.196.224.0/20 in the Philippines; watch/geo's test keeps it.
+const travelled = `
+geo_database: testdata/places.mmdb
+rules:
+  unexpected_location: {learning: 1s}
+`
+
 var attacks = []struct {
 	rule, name, severity, rules string
 	attack                      func(w *watched, want *alerted)
@@ -367,7 +375,12 @@ var attacks = []struct {
 			w.t.Fatal(err)
 		}
 		w.as(login, "POST", "auth/token/revoke-self", nil)
-		w.wantInactive(token.Data.Token)
+		if err := vaulttest.Poll(w.ctx, 20*time.Second, func() (bool, error) { // Vault ends its leases in the background
+			active, err := w.activeAt(w.ctx, w.mount, token.Data.Token)
+			return !active, err
+		}); err != nil {
+			w.t.Fatal(err)
+		}
 		want.TokenID, want.Detail = token.Data.TokenID, "without a revocation in the log that names it"
 	}},
 	{"outside_bound_cidrs", "a leaked token", "critical", "", func(w *watched, want *alerted) {
@@ -397,6 +410,20 @@ var attacks = []struct {
 		w.introspect(token.Data.Token, fields{"client_ip": "192.0.2.200"}) // the same network: nothing to say
 		w.introspect(token.Data.Token, fields{"client_ip": "192.0.3.1"})
 		want.Count, want.EntityID, want.Where = 1, w.entity, "192.0.3.1"
+	}},
+	{"unexpected_location", "on the other side of the world", "warning", travelled, func(w *watched, want *alerted) {
+		w = w.atMount(located)
+		token := w.issue("watched-api_key", nil)
+		w.introspect(token.Data.Token, fields{"client_ip": "81.2.69.142"})
+		w.introspect(token.Data.Token, fields{"client_ip": "198.51.100.1"})
+		want.TokenID, want.Where, want.Detail = token.Data.TokenID, "198.51.100.1", "nobody travels so fast"
+	}},
+	{"unexpected_location", "in another country", "warning", travelled, func(w *watched, want *alerted) {
+		w = w.atMount(located)
+		token := w.issue("watched-api_key", nil)
+		w.forAWhile(1200*time.Millisecond, func() { w.introspect(token.Data.Token, fields{"client_ip": "81.2.69.142"}) })
+		w.introspect(token.Data.Token, fields{"client_ip": "202.196.224.1"})
+		want.TokenID, want.Where, want.Detail = token.Data.TokenID, "202.196.224.1", "The country is new: PH"
 	}},
 	{"issuance_spike", "stocking up", "warning", "", func(w *watched, want *alerted) {
 		w.forAWhile(4500*time.Millisecond, func() { w.issue("watched-bearer", nil) })

@@ -3,12 +3,15 @@ package geo
 import (
 	"bytes"
 	"encoding/binary"
+	"flag"
 	"math"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"testing"
 )
+
+var keep = flag.String("keep", "", "keep the database of TestLocate as this file, for tests elsewhere")
 
 // database writes a MaxMind file (format 2.0, IPv4, records of 24 bits) with a
 // record for each network.
@@ -125,7 +128,18 @@ func TestLocate(t *testing.T) {
 	d := newDatabase()
 	d.add("81.2.69.0/24", city("GB", 51.5, -0.1))
 	d.add("202.196.224.0/20", countryOnly("PH"))
-	db, err := Open(d.write(t))
+	d.add("198.51.100.0/24", city("AU", -33.9, 151.2))
+	path := d.write(t)
+	if *keep != "" {
+		raw, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(*keep, raw, 0o644); err != nil { //nolint:gosec // no secret
+			t.Fatal(err)
+		}
+	}
+	db, err := Open(path)
 	if err != nil {
 		t.Fatal(err)
 	}
