@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strconv"
 	"strings"
 	"time"
 
@@ -126,5 +127,5 @@ func (out *writer) value(name string, value float64, labels ...string) {
 	if len(labels) > 0 {
 		out.b.WriteByte('}')
 	}
-	fmt.Fprintf(&out.b, " %v\n", value)
+	out.b.WriteString(" " + strconv.FormatFloat(value, 'f', -1, 64) + "\n")
 }
