@@ -18,7 +18,8 @@ type Source interface {
 	Run(ctx context.Context, handle func(Batch) error) error
 }
 
-// Batch is a run of whole lines, each with its newline but perhaps the last.
+// Batch is a run of whole lines, each with its newline but perhaps the last. It
+// may have none, and tell a position only.
 type Batch struct {
 	Lines []byte
 	// Position is where the source stands behind these lines, to resume from;

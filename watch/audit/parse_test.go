@@ -125,6 +125,9 @@ func TestParse(t *testing.T) {
 		"issue": {entry(`"operation":"read","path":"tokens/creds/a/b"`, `"response":{"data":{"expires_in":60,"token":"hmac-sha256:ab"}},`), func(e *event.Event) bool {
 			return e.Kind == event.Issue && e.Role == "a/b" && e.TokenHash == "hmac-sha256:ab" && e.Expires.Equal(time.Date(2026, 1, 2, 3, 5, 5, 0, time.UTC))
 		}},
+		"a token in clear": {entry(`"data":{"token":"vtk_secret"},"operation":"update","path":"tokens/introspect"`, ""), func(e *event.Event) bool {
+			return strings.HasPrefix(e.TokenHash, event.HashPrefix) && !strings.Contains(fmt.Sprint(*e), "secret") && len(e.TokenHash) == len(event.HashPrefix)+64
+		}},
 		"a mount with slashes": {bytes.ReplaceAll(entry(`"operation":"read","path":"tokens/creds/x"`, ""), []byte("tokens/"), []byte("team/a/")), func(e *event.Event) bool {
 			return e.Kind == event.Issue && e.Mount == "team/a/" && e.Role == "x"
 		}},

@@ -84,28 +84,49 @@ func finish(t *testing.T, m *Monitor) {
 }
 
 func TestRepeatedFindingsAreFolded(t *testing.T) {
-	c := &collector{}
-	m := open(t, "", SinkOptions{Sink: c})
+	var passed []alert.Alert
+	f := newFolder(time.Minute, time.Hour, func(a alert.Alert, repeated bool) {
+		if repeated != (len(passed) > 0) {
+			t.Errorf("%d: repeated is %v", len(passed), repeated)
+		}
+		passed = append(passed, a)
+	})
+	at := func(i int) time.Time { return start.Add(time.Duration(i) * time.Second) }
 	for i := range 150 { // one a second
-		handle(t, m, line(i, time.Duration(i)*time.Second, ""))
+		f.add(alert.Alert{Rule: "r", Key: "k", First: at(i), Last: at(i), Count: 1})
 	}
-	open := m.Snapshot().Open
-	finish(t, m)
+	if open := f.open(at(150)); len(open) != 1 || open[0].Count != 150 {
+		t.Errorf("open: %+v", open)
+	}
+	f.flush(at(170)) // not long enough after the last time
+	f.flush(at(190))
+	f.add(alert.Alert{Rule: "r", Key: "k", First: at(191), Last: at(191), Count: 1})
+	f.flushAll()
 	var counts []int64
-	for _, a := range c.alerts() {
+	for _, a := range passed {
 		counts = append(counts, a.Count)
-		if a.Fingerprint != c.got[0].Fingerprint || !a.First.Equal(start) {
+		if a.Fingerprint != passed[0].Fingerprint || !a.First.Equal(start) {
 			t.Errorf("another alert: %+v", a)
 		}
 	}
-	if fmt.Sprint(counts) != "[1 61 121 150]" {
+	if fmt.Sprint(counts) != "[1 61 121 150 151]" {
 		t.Errorf("passed on with the counts %v, want at once, every minute, and the rest at the end", counts)
 	}
-	if len(open) != 1 || open[0].Count != 150 {
-		t.Errorf("open: %+v", open)
+}
+
+func TestOneAlertIsCountedOnce(t *testing.T) {
+	c := &collector{}
+	m := open(t, "", SinkOptions{Sink: c})
+	for i := range 150 {
+		handle(t, m, line(i, time.Duration(i)*time.Second, ""))
 	}
-	if s := m.Snapshot(); s.Alerts[0].Count != 1 {
-		t.Errorf("%d alerts are counted for one", s.Alerts[0].Count)
+	finish(t, m)
+	got := c.alerts()
+	if len(got) == 0 || got[len(got)-1].Count != 150 {
+		t.Errorf("the last is %+v", got)
+	}
+	if s := m.Snapshot(); len(s.Alerts) != 1 || s.Alerts[0].Count != 1 {
+		t.Errorf("%+v", s.Alerts)
 	}
 }
 

@@ -43,6 +43,10 @@ func (f *File) Run(ctx context.Context, handle func(watch.Batch) error) error {
 	if err := f.begin(ctx); err != nil {
 		return err
 	}
+	// Where reading begins is worth remembering before there is anything to read.
+	if err := handle(watch.Batch{Position: f.current.position()}); err != nil {
+		return err
+	}
 	poll := time.NewTicker(f.Poll)
 	defer poll.Stop()
 	for {
@@ -73,7 +77,7 @@ func (f *File) begin(ctx context.Context) error {
 		return err
 	}
 	if f.From != nil || !f.FromEnd {
-		return nil
+		return f.current.peek()
 	}
 	info, err := f.current.f.Stat()
 	if err != nil {

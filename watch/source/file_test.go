@@ -296,7 +296,12 @@ func TestStart(t *testing.T) {
 			<-time.After(20 * time.Millisecond)
 			_, _ = io.WriteString(w.f, "another\n")
 		}()
-		if err := f.Run(ctx, func(b watch.Batch) error { got = append(got, b.Lines...); cancel(); return nil }); !errors.Is(err, context.Canceled) {
+		if err := f.Run(ctx, func(b watch.Batch) error {
+			if got = append(got, b.Lines...); len(got) > 0 {
+				cancel()
+			}
+			return nil
+		}); !errors.Is(err, context.Canceled) {
 			t.Fatal(err)
 		}
 		if string(got) != "another\n" {
@@ -326,7 +331,12 @@ func TestStart(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 		defer cancel()
 		n := 0
-		if err := f.Run(ctx, func(b watch.Batch) error { n += bytes.Count(b.Lines, []byte("\n")); cancel(); return nil }); !errors.Is(err, context.Canceled) {
+		if err := f.Run(ctx, func(b watch.Batch) error {
+			if n += bytes.Count(b.Lines, []byte("\n")); n > 0 {
+				cancel()
+			}
+			return nil
+		}); !errors.Is(err, context.Canceled) {
 			t.Fatal(err)
 		}
 		if n != 10 || !strings.Contains(warned.String(), "is gone") {
