@@ -157,39 +157,37 @@ func firstOf(a, b *event.Settings) *event.Settings {
 func (p *Parser) setting(s *scanner, key []byte, set *event.Settings) {
 	switch string(key) {
 	case "allowed_scopes":
-		set.AllowedScopes = p.list(s, set)
+		set.AllowedScopes = p.list(s)
 	case "default_scopes":
-		set.DefaultScopes = p.list(s, set)
+		set.DefaultScopes = p.list(s)
 	case "audiences":
-		set.Audiences = p.list(s, set)
+		set.Audiences = p.list(s)
 	case "bound_cidrs":
-		set.BoundCIDRs = p.list(s, set)
+		set.BoundCIDRs = p.list(s)
 	case "ttl", "default_lease_ttl":
-		set.TTL = p.duration(s, set)
+		set.TTL = duration(s)
 	case "max_ttl", "max_lease_ttl":
-		set.MaxTTL = p.duration(s, set)
+		set.MaxTTL = duration(s)
 	case "max_tokens":
-		if n, ok := p.integer(s, set); ok {
+		if n, ok := integer(s); ok {
 			set.MaxTokens = &n
 		}
 	}
 }
 
 // list reads a list, or a string with commas. null is the empty list.
-func (p *Parser) list(s *scanner, set *event.Settings) []string {
+func (p *Parser) list(s *scanner) []string {
 	list := []string{}
 	switch s.peek() {
 	case '[':
 		s.elements(func() {
 			if text := p.strings.get(s.text()); text != "" {
-				set.Hashed = set.Hashed || hashed(text)
 				list = append(list, text)
 			}
 		})
 	case '"':
 		for part := range strings.SplitSeq(string(s.text()), ",") {
 			if part = strings.TrimSpace(part); part != "" {
-				set.Hashed = set.Hashed || hashed(part)
 				list = append(list, part)
 			}
 		}
@@ -200,16 +198,13 @@ func (p *Parser) list(s *scanner, set *event.Settings) []string {
 }
 
 // duration reads seconds, as a number or a string, or a duration such as 15m or
-// 30d. null is 0, as which the engine takes it. Nil is what cannot be told.
-func (p *Parser) duration(s *scanner, set *event.Settings) *time.Duration {
+// 30d. null is 0, as which the engine takes it. Nil is what cannot be told, such
+// as a hash.
+func duration(s *scanner) *time.Duration {
 	var d time.Duration
 	switch s.peek() {
 	case '"':
 		text := string(s.text())
-		if hashed(text) {
-			set.Hashed = true
-			return nil
-		}
 		var ok bool
 		if d, ok = parseDuration(text); !ok {
 			return nil
@@ -244,11 +239,10 @@ func parseDuration(text string) (time.Duration, bool) {
 	return d, err == nil
 }
 
-func (p *Parser) integer(s *scanner, set *event.Settings) (int64, bool) {
+func integer(s *scanner) (int64, bool) {
 	switch s.peek() {
 	case '"':
 		text := string(s.text())
-		set.Hashed = set.Hashed || hashed(text)
 		n, err := strconv.ParseInt(text, 10, 64)
 		return n, err == nil
 	case 'n':

@@ -146,7 +146,7 @@ func TestParse(t *testing.T) {
 			return e.Kind == event.RoleWrite && len(s.AllowedScopes) == 2 && s.AllowedScopes[1] == "b" && *s.MaxTTL == 720*time.Hour && *s.TTL == 90*time.Second && *s.MaxTokens == 0
 		}},
 		"hashed settings": {entry(`"data":{"allowed_scopes":["hmac-sha256:1"],"max_ttl":"hmac-sha256:2"},"operation":"update","path":"tokens/roles/x"`, ""), func(e *event.Event) bool {
-			return e.Settings.Hashed && e.Settings.MaxTTL == nil && len(e.Settings.AllowedScopes) == 1
+			return e.Settings.MaxTTL == nil && len(e.Settings.AllowedScopes) == 1
 		}},
 		"kill switch":     {entry(`"operation":"update","path":"tokens/roles/x/revoke"`, ""), func(e *event.Event) bool { return e.Kind == event.RevokeRole && e.Role == "x" }},
 		"emergency flag":  {entry(`"data":{"emergency":true},"operation":"update","path":"tokens/keys/k/rotate"`, ""), func(e *event.Event) bool { return e.Kind == event.KeyEmergency && e.Name == "k" }},

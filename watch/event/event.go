@@ -9,39 +9,38 @@ type Kind string
 
 // Requests to a mount of the engine.
 const (
-	Issue         Kind = "issue"          // creds/<role>
-	Introspect    Kind = "introspect"     // introspect
-	Revoke        Kind = "revoke"         // revoke, and DELETE of tokens/<id>
-	RevokeRole    Kind = "revoke_role"    // roles/<name>/revoke
-	TokenRead     Kind = "token_read"     // tokens/<id>, and the list
-	RoleWrite     Kind = "role_write"     // create, update and patch
-	RoleRead      Kind = "role_read"      // a role, and the list
-	RoleDelete    Kind = "role_delete"    // roles/<name>
-	ConfigWrite   Kind = "config_write"   // config
-	ConfigRead    Kind = "config_read"    // config
-	KeyWrite      Kind = "key_write"      // keys/<name>
-	KeyRead       Kind = "key_read"       // a key, and the list
-	KeyRotate     Kind = "key_rotate"     // keys/<name>/rotate without emergency
-	KeyEmergency  Kind = "key_emergency"  // keys/<name>/rotate with emergency=true
-	KeyDelete     Kind = "key_delete"     // keys/<name>
-	PublicRead    Kind = "public_read"    // jwks, .well-known/…, status/…
-	Static        Kind = "static"         // static-roles, static-creds, rotate-role
-	OtherRequest  Kind = "other"          // anything else on a mount of the engine
-	LeaseRenew    Kind = "lease_renew"    // sys/leases/renew
-	LeaseRevoke   Kind = "lease_revoke"   // sys/leases/revoke
-	LeasePrefix   Kind = "lease_prefix"   // sys/leases/revoke-prefix and revoke-force
-	AuditDisable  Kind = "audit_disable"  // DELETE of sys/audit/<name>
-	AuditEnable   Kind = "audit_enable"   // sys/audit/<name>
-	MountTune     Kind = "mount_tune"     // sys/mounts/<path>/tune
-	MountDisable  Kind = "mount_disable"  // DELETE of sys/mounts/<path>
-	OtherMounts   Kind = "other_mounts"   // a request that is none of tokenwatch's business
-	OtherLeaseOps Kind = "other_lease_op" // sys/leases/…, not about a lease of the engine as far as can be seen
+	Issue        Kind = "issue"         // creds/<role>
+	Introspect   Kind = "introspect"    // introspect
+	Revoke       Kind = "revoke"        // revoke, and DELETE of tokens/<id>
+	RevokeRole   Kind = "revoke_role"   // roles/<name>/revoke
+	TokenRead    Kind = "token_read"    // tokens/<id>, and the list
+	RoleWrite    Kind = "role_write"    // create, update and patch
+	RoleRead     Kind = "role_read"     // a role, and the list
+	RoleDelete   Kind = "role_delete"   // roles/<name>
+	ConfigWrite  Kind = "config_write"  // config
+	ConfigRead   Kind = "config_read"   // config
+	KeyWrite     Kind = "key_write"     // keys/<name>
+	KeyRead      Kind = "key_read"      // a key, and the list
+	KeyRotate    Kind = "key_rotate"    // keys/<name>/rotate without emergency
+	KeyEmergency Kind = "key_emergency" // keys/<name>/rotate with emergency=true
+	KeyDelete    Kind = "key_delete"    // keys/<name>
+	PublicRead   Kind = "public_read"   // jwks, .well-known/…, status/…
+	Static       Kind = "static"        // static-roles, static-creds, rotate-role
+	OtherRequest Kind = "other"         // anything else on a mount of the engine
+	LeaseRenew   Kind = "lease_renew"   // sys/leases/renew
+	LeaseRevoke  Kind = "lease_revoke"  // sys/leases/revoke
+	LeasePrefix  Kind = "lease_prefix"  // sys/leases/revoke-prefix and revoke-force
+	AuditDisable Kind = "audit_disable" // DELETE of sys/audit/<name>
+	AuditEnable  Kind = "audit_enable"  // sys/audit/<name>
+	MountTune    Kind = "mount_tune"    // sys/mounts/<path>/tune
+	MountDisable Kind = "mount_disable" // DELETE of sys/mounts/<path>
+	OtherMounts  Kind = "other_mounts"  // a request that is none of tokenwatch's business
 )
 
 // OfEngine reports whether the request went to a mount of the engine itself.
 func (k Kind) OfEngine() bool {
 	switch k {
-	case LeaseRenew, LeaseRevoke, LeasePrefix, AuditDisable, AuditEnable, MountTune, MountDisable, OtherMounts, OtherLeaseOps, "":
+	case LeaseRenew, LeaseRevoke, LeasePrefix, AuditDisable, AuditEnable, MountTune, MountDisable, OtherMounts, "":
 		return false
 	}
 	return true
@@ -114,7 +113,6 @@ type Settings struct {
 	TTL           *time.Duration `json:"ttl,omitempty"`
 	MaxTTL        *time.Duration `json:"max_ttl,omitempty"`
 	MaxTokens     *int64         `json:"max_tokens,omitempty"`
-	Hashed        bool           `json:"hashed,omitempty"` // a value was hashed that would have to be readable
 }
 
 // Failed reports whether the request was refused.

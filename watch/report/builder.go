@@ -63,7 +63,7 @@ func (b *Builder) AddLog(more Log) {
 // Observe counts one event. Both halves of a request may be given: it counts
 // once.
 func (b *Builder) Observe(e *event.Event) {
-	if e.Kind == event.OtherMounts || e.Kind == event.OtherLeaseOps || e.Kind == "" || b.outside(e.Time) || b.toldBefore(e) {
+	if e.Kind == event.OtherMounts || e.Kind == "" || b.outside(e.Time) || b.toldBefore(e) {
 		return
 	}
 	one := totalsOf(e)
