@@ -3,7 +3,7 @@ LINT    := go tool -modfile=$(CURDIR)/tools/lint/go.mod
 
 .PHONY: help
 help: ## Show this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | while IFS="$$(printf '\t')" read -r target what; do printf '  make %-8s %s\n' "$$target" "$$what"; done
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | while IFS="$$(printf '\t')" read -r target what; do printf '  make %-12s %s\n' "$$target" "$$what"; done
 
 .PHONY: demo
 demo: ## See the engine work in a throw-away Vault, each step checked
@@ -29,6 +29,10 @@ test: ## Run the unit tests, then the suite that drives the plugin in a real Vau
 .PHONY: bench
 bench: ## Compare the engine's speed with Vault's own tokens
 	vault=$$(scripts/vault.sh) && cd test && VAULT_BIN="$$vault" go run ./bench
+
+.PHONY: watch-bench
+watch-bench: ## Compare tokenwatch with jq on a generated log of 2 GB
+	vault=$$(scripts/vault.sh) && cd test && VAULT_BIN="$$vault" go run ./watchbench
 
 .PHONY: lint
 lint: ## Check formatting, go vet, staticcheck, and shellcheck if it is installed
