@@ -43,6 +43,7 @@ docs_dev() {
   eval "$(grep '^export ' "$log")"
 }
 trap 'kill $(jobs -p) 2>/dev/null || true' EXIT # what a document leaves running in the background
+unset MAKEFLAGS MAKELEVEL MFLAGS # of the make that runs these tests
 set -euo pipefail
 `
 
