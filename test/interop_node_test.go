@@ -167,7 +167,9 @@ func interopDir(t *testing.T) string {
 	return interop.dir
 }
 
-func installInterop(ctx context.Context, source, into string) (string, error) {
+// npmInstalled is where the dependencies of a folder with a package-lock.json
+// lie in the user's cache, downloaded once for each lock file.
+func npmInstalled(ctx context.Context, source string) (string, error) {
 	lock, err := os.ReadFile(filepath.Join(source, "package-lock.json"))
 	if err != nil {
 		return "", err
@@ -177,12 +179,20 @@ func installInterop(ctx context.Context, source, into string) (string, error) {
 		return "", err
 	}
 	sum := sha256.Sum256(lock)
-	installed := filepath.Join(cache, "vault-plugin-secrets-tokens", "interop-"+hex.EncodeToString(sum[:8]))
+	installed := filepath.Join(cache, "vault-plugin-secrets-tokens", filepath.Base(source)+"-"+hex.EncodeToString(sum[:8]))
 	if _, err := os.Stat(installed); errors.Is(err, os.ErrNotExist) {
 		if err := npmInstall(ctx, source, installed); err != nil {
 			return "", err
 		}
 	} else if err != nil {
+		return "", err
+	}
+	return installed, nil
+}
+
+func installInterop(ctx context.Context, source, into string) (string, error) {
+	installed, err := npmInstalled(ctx, source)
+	if err != nil {
 		return "", err
 	}
 	dir := filepath.Join(into, "interop")

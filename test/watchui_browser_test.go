@@ -3,10 +3,7 @@ package test
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
-	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -137,21 +134,8 @@ func browserDir(t *testing.T) string {
 }
 
 func installBrowser(ctx context.Context, source, dir string) (string, error) {
-	lock, err := os.ReadFile(filepath.Join(source, "package-lock.json"))
+	installed, err := npmInstalled(ctx, source)
 	if err != nil {
-		return "", err
-	}
-	cache, err := os.UserCacheDir()
-	if err != nil {
-		return "", err
-	}
-	sum := sha256.Sum256(lock)
-	installed := filepath.Join(cache, "vault-plugin-secrets-tokens", "browser-"+hex.EncodeToString(sum[:8]))
-	if _, err := os.Stat(installed); errors.Is(err, os.ErrNotExist) {
-		if err := npmInstall(ctx, source, installed); err != nil {
-			return "", err
-		}
-	} else if err != nil {
 		return "", err
 	}
 	if err := os.Mkdir(dir, 0o700); err != nil {
