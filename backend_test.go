@@ -28,6 +28,7 @@ type mount struct {
 	storage *countingStorage
 	clock   *testClock
 	log     *lockedBuffer
+	system  *logical.StaticSystemView
 }
 
 func newMount(t *testing.T) *mount {
@@ -37,6 +38,12 @@ func newMount(t *testing.T) *mount {
 		storage: &countingStorage{Storage: &logical.InmemStorage{}},
 		clock:   &testClock{now: time.Now()},
 		log:     &lockedBuffer{},
+		system: &logical.StaticSystemView{
+			DefaultLeaseTTLVal: 24 * time.Hour,
+			MaxLeaseTTLVal:     32 * 24 * time.Hour,
+			EntityVal:          &logical.Entity{ID: "entity-1", Name: "billing", Metadata: map[string]string{"team": "payments"}},
+			GroupsVal:          []*logical.Group{{ID: "group-1", Name: "services"}},
+		},
 	}
 	m.restart()
 	return m
@@ -46,13 +53,8 @@ func newMount(t *testing.T) *mount {
 func (m *mount) restart() {
 	m.t.Helper()
 	b, err := newBackend(context.Background(), &logical.BackendConfig{
-		Logger: hclog.New(&hclog.LoggerOptions{Output: m.log, Level: hclog.Trace}),
-		System: &logical.StaticSystemView{
-			DefaultLeaseTTLVal: 24 * time.Hour,
-			MaxLeaseTTLVal:     32 * 24 * time.Hour,
-			EntityVal:          &logical.Entity{ID: "entity-1", Name: "billing", Metadata: map[string]string{"team": "payments"}},
-			GroupsVal:          []*logical.Group{{ID: "group-1", Name: "services"}},
-		},
+		Logger:      hclog.New(&hclog.LoggerOptions{Output: m.log, Level: hclog.Trace}),
+		System:      m.system,
 		StorageView: m.storage,
 	}, m.clock.Now)
 	if err != nil {

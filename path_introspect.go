@@ -23,9 +23,13 @@ func (b *backend) pathIntrospect() []*framework.Path {
 		},
 		Operations: map[logical.Operation]framework.OperationHandler{
 			logical.UpdateOperation: &framework.PathOperation{
-				Callback:  b.pathIntrospectWrite,
-				Summary:   "Verify a token.",
-				Responses: responds(http.StatusOK, introspectionFields()),
+				Callback: b.pathIntrospectWrite,
+				Summary:  "Verify a token.",
+				// A standby answers from its own copy of the storage, in which a
+				// token may still be active whose revocation was acknowledged.
+				ForwardPerformanceStandby:   true,
+				ForwardPerformanceSecondary: true,
+				Responses:                   responds(http.StatusOK, introspectionFields()),
 			},
 		},
 		HelpSynopsis: "Tell whether a token is active, and what it may do (RFC 7662).",
