@@ -17,7 +17,7 @@ import (
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/badinput"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/keyring"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/token"
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/wire"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/verify/format"
 )
 
 // Version is the version that Vault shows for the plugin; semver with a v.
@@ -123,13 +123,13 @@ func (b *backend) refuse(req *logical.Request, err error) (*logical.Response, er
 	// Errors stand in the log and in the audit log in clear, and a caller may
 	// have put a token where something else belongs.
 	if !b.unauthenticated(req.Path) { // who needs no token must not fill the log
-		b.Logger().Info("request refused", "operation", req.Operation, "field", wire.Redact(mistake.Field), "reason", wire.Redact(mistake.Problem))
+		b.Logger().Info("request refused", "operation", req.Operation, "field", format.Redact(mistake.Field), "reason", format.Redact(mistake.Problem))
 	}
 	if req.Operation == logical.RenewOperation {
 		// Vault prints a response with all its fields here, but an error as it is.
-		return nil, logical.CodedError(http.StatusBadRequest, wire.Redact(mistake.Error()))
+		return nil, logical.CodedError(http.StatusBadRequest, format.Redact(mistake.Error()))
 	}
-	return logical.ErrorResponse(wire.Redact(mistake.Error())), nil
+	return logical.ErrorResponse(format.Redact(mistake.Error())), nil
 }
 
 // periodic is called by Vault every minute: keys are rotated when they are due,

@@ -12,6 +12,7 @@ require (
 	github.com/hashicorp/vault/sdk v0.25.1
 	github.com/oschwald/maxminddb-golang v1.13.1
 	github.com/ryanuber/go-glob v1.0.0
+	github.com/vault-tokens/vault-plugin-secrets-tokens/verify v0.0.0-00010101000000-000000000000
 	gopkg.in/yaml.v3 v3.0.1
 )
 
@@ -110,3 +111,5 @@ require (
 	google.golang.org/grpc v1.79.3 // indirect
 	google.golang.org/protobuf v1.36.11 // indirect
 )
+
+replace github.com/vault-tokens/vault-plugin-secrets-tokens/verify => ./verify

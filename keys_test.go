@@ -13,7 +13,7 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/keyring"
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/wire"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/verify/format"
 )
 
 // published returns the ids of the keys in the JWKS.
@@ -421,13 +421,13 @@ func (m *mount) decodeStatusList(body, uri string) map[int]bool {
 	if token.Header["typ"] != "statuslist+jwt" || claims.TTL != 5 || claims.IssuedAt == nil {
 		m.t.Errorf("header %v, claims %+v", token.Header, claims)
 	}
-	list, err := wire.DecodeStatusList(claims.StatusList.Bits, claims.StatusList.List, 1<<20)
+	list, err := format.DecodeStatusList(claims.StatusList.Bits, claims.StatusList.List, 1<<20)
 	if err != nil {
 		m.t.Fatal(err)
 	}
 	revoked := map[int]bool{}
 	for i := range list.Len() {
-		if status, _ := list.Get(i); status != wire.StatusValid {
+		if status, _ := list.Get(i); status != format.StatusValid {
 			revoked[i] = true
 		}
 	}

@@ -9,7 +9,7 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/token"
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/wire"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/verify/format"
 )
 
 func (b *backend) pathIntrospect() []*framework.Path {
@@ -66,7 +66,7 @@ func introspectionFields() map[string]*framework.FieldSchema {
 
 func (b *backend) pathIntrospectWrite(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
 	answer, err := b.tokens.Introspect(ctx, req.Storage, token.Introspection{
-		Token:          wire.Secret(data.Get("token").(string)),
+		Token:          format.Secret(data.Get("token").(string)),
 		ClientIP:       optional[string](data, "client_ip"),
 		RequiredScopes: data.Get("required_scopes").([]string),
 		Audience:       optional[string](data, "audience"),

@@ -8,7 +8,7 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/badinput"
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/wire"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/verify/format"
 )
 
 func (b *backend) pathRevoke() []*framework.Path {
@@ -34,7 +34,7 @@ section 2.2). The token's lease stays until it ends, and then does nothing.`,
 }
 
 func (b *backend) pathRevokeWrite(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
-	presented := wire.Secret(data.Get("token").(string))
+	presented := format.Secret(data.Get("token").(string))
 	if presented == "" {
 		return nil, badinput.Field("token", "is needed: the token to revoke")
 	}

@@ -7,7 +7,7 @@ import (
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
 
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/wire"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/verify/format"
 )
 
 func (b *backend) pathStatus() []*framework.Path {
@@ -31,12 +31,12 @@ which bit is its own. The list is new at once after a revocation.`,
 
 func (b *backend) pathStatusRead(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
 	id := data.Get("list").(string)
-	if !wire.ValidID(id) {
+	if !format.ValidID(id) {
 		return nil, nil
 	}
 	list, maxAge, err := b.tokens.StatusList(ctx, req.Storage, id)
 	if err != nil || list == nil {
 		return nil, err
 	}
-	return raw(req, "application/"+wire.StatusListType, maxAge, list), nil
+	return raw(req, "application/"+format.StatusListType, maxAge, list), nil
 }

@@ -11,7 +11,7 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/badinput"
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/wire"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/verify/format"
 )
 
 // maxPage bounds one page of a list.
@@ -73,7 +73,7 @@ revoke it by its lease, or with the token itself at revoke.`,
 func (b *backend) pathTokensList(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
 	after, limit := data.Get("after").(string), data.Get("limit").(int)
 	switch {
-	case after != "" && !wire.ValidID(after):
+	case after != "" && !format.ValidID(after):
 		return nil, badinput.Field("after", "must be a token id: the last one of the page before")
 	case limit < 1 || limit > maxPage:
 		return nil, badinput.Field("limit", "must be between 1 and %d", maxPage)
@@ -93,7 +93,7 @@ func (b *backend) pathTokensList(ctx context.Context, req *logical.Request, data
 // be a whole token.
 func tokenID(data *framework.FieldData) (string, error) {
 	id := data.Get("id").(string)
-	if !wire.ValidID(id) {
+	if !format.ValidID(id) {
 		return "", badinput.Field("id", "must be a token_id: 22 letters and digits")
 	}
 	return id, nil

@@ -18,7 +18,7 @@ import (
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/config"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/scope"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/template"
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/wire"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/verify/format"
 )
 
 // Kind is what a role issues.
@@ -290,8 +290,8 @@ func (r *Role) validateOpaque() error {
 		return badinput.Field("key", only)
 	case r.NotBeforeLeeway != 0:
 		return badinput.Field("not_before_leeway", only)
-	case !wire.ValidPrefix(r.Prefix):
-		return badinput.Field("prefix", "must be groups of a-z and 0-9 joined by single underscores, at most %d characters", wire.MaxPrefixLength)
+	case !format.ValidPrefix(r.Prefix):
+		return badinput.Field("prefix", "must be groups of a-z and 0-9 joined by single underscores, at most %d characters", format.MaxPrefixLength)
 	case r.MaxTokens < 0:
 		return badinput.Field("max_tokens", "must not be negative; 0 sets no cap")
 	}

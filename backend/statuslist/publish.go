@@ -9,7 +9,7 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/keyring"
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/wire"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/verify/format"
 )
 
 // Settings are how lists are published.
@@ -93,7 +93,7 @@ func (l *Lists) lookUp(ctx context.Context, storage logical.Storage, id string) 
 // fresh returns the signed list if it can still be served: it says what would
 // be said now, and has half its life before it. Otherwise it returns what to
 // build from.
-func (l *Lists) fresh(of *list, settings Settings, signer *keyring.Version) (body []byte, statuses *wire.StatusList, version int) {
+func (l *Lists) fresh(of *list, settings Settings, signer *keyring.Version) (body []byte, statuses *format.StatusList, version int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	p := of.published
@@ -103,12 +103,12 @@ func (l *Lists) fresh(of *list, settings Settings, signer *keyring.Version) (bod
 	return nil, of.statuses.Clone(), of.version
 }
 
-func sign(statuses *wire.StatusList, uri string, settings Settings, signer *keyring.Version, now time.Time) ([]byte, error) {
+func sign(statuses *format.StatusList, uri string, settings Settings, signer *keyring.Version, now time.Time) ([]byte, error) {
 	encoded, err := statuses.Encode()
 	if err != nil {
 		return nil, fmt.Errorf("build status list: %w", err)
 	}
-	signed, err := signer.Sign(wire.StatusListType, &claims{
+	signed, err := signer.Sign(format.StatusListType, &claims{
 		RegisteredClaims: jwt.RegisteredClaims{
 			Subject:   uri,
 			IssuedAt:  jwt.NewNumericDate(now),

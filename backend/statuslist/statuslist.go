@@ -16,7 +16,7 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/store"
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/wire"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/verify/format"
 )
 
 const (
@@ -79,14 +79,14 @@ type Lists struct {
 type list struct {
 	List
 	free      []int // reserved and not given out, in random order
-	statuses  *wire.StatusList
+	statuses  *format.StatusList
 	version   int        // of the statuses; counts changes
 	published *published // nil before the first time
 	building  sync.Mutex // held while the list is signed
 }
 
 func newList(stored List) *list {
-	return &list{List: stored, statuses: wire.NewStatusList(listSize, 1)}
+	return &list{List: stored, statuses: format.NewStatusList(listSize, 1)}
 }
 
 // New returns the lists of a mount; they are loaded on first use.
@@ -135,7 +135,7 @@ func (l *Lists) Reserve(ctx context.Context, storage logical.Storage, owner Owne
 // that before anything is given out. l.mu is held.
 func (l *Lists) extend(ctx context.Context, storage logical.Storage, owner Owner, current *list, expires time.Time) (*list, error) {
 	if current == nil || len(current.free) == 0 && current.Reserved >= listSize {
-		id, err := wire.NewID(l.random)
+		id, err := format.NewID(l.random)
 		if err != nil {
 			return nil, err
 		}
@@ -198,12 +198,12 @@ func (l *Lists) revocable(ctx context.Context, storage logical.Storage, place Pl
 		return false, nil
 	}
 	status, ok := list.statuses.Get(place.Index)
-	return ok && status == wire.StatusValid, nil
+	return ok && status == format.StatusValid, nil
 }
 
 // markRevoked sets the status of an index, and keeps it from being given out.
 func (l *list) markRevoked(index int) bool {
-	if !l.statuses.Set(index, wire.StatusInvalid) {
+	if !l.statuses.Set(index, format.StatusInvalid) {
 		return false
 	}
 	l.version++
@@ -227,7 +227,7 @@ func (l *Lists) Look(ctx context.Context, storage logical.Storage, place Place) 
 		return "", true, nil
 	}
 	status, ok := list.statuses.Get(place.Index)
-	return list.Role, !ok || status != wire.StatusValid, nil
+	return list.Role, !ok || status != format.StatusValid, nil
 }
 
 // load reads all lists and revocations, unless memory is current. l.mu is held.

@@ -10,7 +10,7 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/statuslist"
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/wire"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/verify/format"
 )
 
 // maxTokenLength bounds what is hashed or parsed of a presented token, in
@@ -44,7 +44,7 @@ type found struct {
 }
 
 // find authenticates a presented token of any kind.
-func (s *Service) find(ctx context.Context, storage logical.Storage, token wire.Secret) (found, error) {
+func (s *Service) find(ctx context.Context, storage logical.Storage, token format.Secret) (found, error) {
 	text := token.Reveal()
 	if len(text) > maxTokenLength {
 		return found{inactive: Malformed}, nil
@@ -56,7 +56,7 @@ func (s *Service) find(ctx context.Context, storage logical.Storage, token wire.
 }
 
 func (s *Service) findOpaque(ctx context.Context, storage logical.Storage, text string) (found, error) {
-	opaque, err := wire.ParseOpaque(text)
+	opaque, err := format.ParseOpaque(text)
 	if err != nil {
 		return found{inactive: Malformed}, nil
 	}

@@ -12,14 +12,14 @@ import (
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/badinput"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/role"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/scope"
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/wire"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/verify/format"
 )
 
 // Introspection asks whether a token is active and fit for a use. Checks that
 // are not asked for are not made, but one: a token that is bound to networks
 // is never active without the client's address.
 type Introspection struct {
-	Token          wire.Secret
+	Token          format.Secret
 	ClientIP       *string
 	RequiredScopes []string
 	Audience       *string // the API that asks

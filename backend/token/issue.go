@@ -17,7 +17,7 @@ import (
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/scope"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/statuslist"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/template"
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/wire"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/verify/format"
 )
 
 // Request asks for a token. A nil field asks for the role's default; others
@@ -34,7 +34,7 @@ type Request struct {
 
 // Issued is a token that was issued.
 type Issued struct {
-	Token     wire.Secret
+	Token     format.Secret
 	ID        string
 	Kind      role.Kind
 	Role      string
@@ -100,7 +100,7 @@ func (s *Service) Issue(ctx context.Context, storage logical.Storage, request Re
 }
 
 func (s *Service) issueOpaque(ctx context.Context, storage logical.Storage, issued *Issued, r *role.Role, subject string, caller template.Caller) error {
-	opaque, err := wire.NewOpaque(s.random, r.Prefix)
+	opaque, err := format.NewOpaque(s.random, r.Prefix)
 	if err != nil {
 		return err
 	}
@@ -138,7 +138,7 @@ func (s *Service) issueJWT(ctx context.Context, storage logical.Storage, issued 
 	if err != nil {
 		return err
 	}
-	if issued.ID, err = wire.NewID(s.random); err != nil {
+	if issued.ID, err = format.NewID(s.random); err != nil {
 		return err
 	}
 	owner := statuslist.Owner{Role: r.Name, Key: r.Key, Issuer: c.Issuer}
@@ -170,7 +170,7 @@ func (s *Service) issueJWT(ctx context.Context, storage logical.Storage, issued 
 	if len(signed) > maxTokenLength {
 		return badinput.Field("metadata", "the token would be %d bytes long, and %d are allowed; ask for less metadata and fewer scopes, or give the role fewer claims", len(signed), maxTokenLength)
 	}
-	issued.Token = wire.Secret(signed)
+	issued.Token = format.Secret(signed)
 	return nil
 }
 

@@ -12,7 +12,7 @@ import (
 
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/role"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/store"
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/wire"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/verify/format"
 )
 
 // Record is all that is kept of an opaque token. The token cannot be made
@@ -42,7 +42,7 @@ func (r *Record) Live(now time.Time) bool { return now.Before(r.ExpiresAt) }
 
 // matches reports, in constant time, whether the record is of this token. A
 // nil record matches nothing and takes as long.
-func (r *Record) matches(t wire.Opaque) bool {
+func (r *Record) matches(t format.Opaque) bool {
 	var absent Record
 	present := 1
 	if r == nil {

@@ -8,7 +8,7 @@ import (
 
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/role"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/statuslist"
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/wire"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/verify/format"
 )
 
 // Revoked tells which token was revoked.
@@ -27,7 +27,7 @@ func (r *Record) ended(now time.Time) *Revoked {
 // RevokeOpaque makes an opaque token inactive. Nil says that there was nothing
 // left to do. It needs neither the role nor a readable record.
 func (s *Service) RevokeOpaque(ctx context.Context, storage logical.Storage, id string) (*Revoked, error) {
-	if !wire.ValidID(id) {
+	if !format.ValidID(id) {
 		return nil, nil
 	}
 	defer s.records.Lock(id)()
@@ -70,7 +70,7 @@ func (s *Service) RevokeJWT(ctx context.Context, storage logical.Storage, lease 
 // RevokePossessed revokes the token that the caller holds. Nil says that it is
 // no token of this mount that is live or will be, which is no error (RFC 7009
 // §2.2).
-func (s *Service) RevokePossessed(ctx context.Context, storage logical.Storage, token wire.Secret) (*Revoked, error) {
+func (s *Service) RevokePossessed(ctx context.Context, storage logical.Storage, token format.Secret) (*Revoked, error) {
 	found, err := s.find(ctx, storage, token)
 	switch {
 	case err != nil || found.inactive != "" && found.inactive != NotYet:

@@ -18,7 +18,7 @@ import (
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/role"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/statuslist"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/store"
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/wire"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/verify/format"
 )
 
 const rolePrefix = "role/"
@@ -128,7 +128,7 @@ func (s *Service) Maintain(ctx context.Context, storage logical.Storage, turn in
 // Get returns the record of an opaque token by its id, or nil if there is
 // none that is live.
 func (s *Service) Get(ctx context.Context, storage logical.Storage, id string) (*Record, error) {
-	if !wire.ValidID(id) {
+	if !format.ValidID(id) {
 		return nil, nil
 	}
 	record, err := s.records.Get(ctx, storage, id)

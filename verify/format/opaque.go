@@ -1,6 +1,6 @@
-// Package wire holds the formats that both sides speak: the engine, which
+// Package format implements the formats that both sides speak: the engine, which
 // issues tokens, and the API servers that verify them.
-package wire
+package format
 
 import (
 	"crypto/sha256"

@@ -1,0 +1,3 @@
+module github.com/vault-tokens/vault-plugin-secrets-tokens/verify
+
+go 1.25.0
