@@ -13,6 +13,7 @@ import (
 	"github.com/golang-jwt/jwt/v5"
 
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/badinput"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/verify/format"
 )
 
 // DefaultAlgorithm is what a key signs with when nothing else is asked for.
@@ -33,21 +34,9 @@ var algorithms = []algorithm{
 	{"ES256", jwt.SigningMethodES256, generateECDSA(elliptic.P256())},
 	{"ES384", jwt.SigningMethodES384, generateECDSA(elliptic.P384())},
 	{"EdDSA", jwt.SigningMethodEdDSA, generateEd25519},
-	{"Ed25519", signingMethodEd25519{jwt.SigningMethodEdDSA}, generateEd25519},
+	{"Ed25519", format.SigningMethodEd25519, generateEd25519},
 	{"RS256", jwt.SigningMethodRS256, generateRSA},
 	{"PS256", jwt.SigningMethodPS256, generateRSA},
-}
-
-// signingMethodEd25519 is EdDSA under the name that RFC 9864 gives it, which
-// says which curve is meant.
-type signingMethodEd25519 struct{ *jwt.SigningMethodEd25519 }
-
-// Alg implements jwt.SigningMethod.
-func (signingMethodEd25519) Alg() string { return "Ed25519" }
-
-func init() {
-	// For parsing: the JWT library does not know the name yet.
-	jwt.RegisterSigningMethod("Ed25519", func() jwt.SigningMethod { return signingMethodEd25519{jwt.SigningMethodEdDSA} })
 }
 
 // AlgorithmNames lists the algorithms that a key can be created with.

@@ -33,19 +33,6 @@ type published struct {
 	settings Settings
 }
 
-// claims are those of a Status List Token (draft-ietf-oauth-status-list,
-// Status List Token in JWT Format).
-type claims struct {
-	jwt.RegisteredClaims
-	TTL        int64      `json:"ttl"` // seconds
-	StatusList listClaims `json:"status_list"`
-}
-
-type listClaims struct {
-	Bits int    `json:"bits"`
-	List string `json:"lst"`
-}
-
 // Publish returns the signed list in compact serialization, or nil if there is
 // no such list, or nothing left that could sign it. It is built when it is
 // first asked for after a change, and writes no storage, so that anybody may
@@ -108,14 +95,14 @@ func sign(statuses *format.StatusList, uri string, settings Settings, signer *ke
 	if err != nil {
 		return nil, fmt.Errorf("build status list: %w", err)
 	}
-	signed, err := signer.Sign(format.StatusListType, &claims{
+	signed, err := signer.Sign(format.StatusListType, &format.StatusListClaims{
 		RegisteredClaims: jwt.RegisteredClaims{
 			Subject:   uri,
 			IssuedAt:  jwt.NewNumericDate(now),
 			ExpiresAt: jwt.NewNumericDate(now.Add(settings.Lifetime)),
 		},
 		TTL:        int64(settings.TTL.Seconds()),
-		StatusList: listClaims{Bits: statuses.Bits(), List: encoded},
+		StatusList: format.EncodedStatusList{Bits: statuses.Bits(), List: encoded},
 	})
 	return []byte(signed), err
 }

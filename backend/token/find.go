@@ -38,7 +38,7 @@ type found struct {
 	inactive Inactive
 	record   *Record
 
-	claims *Claims
+	claims *format.Claims
 	place  statuslist.Place
 	role   string
 }
@@ -101,13 +101,13 @@ func (s *Service) findJWT(ctx context.Context, storage logical.Storage, text str
 
 // signature is a JWT whose signature was found good, and the key that made it.
 type signature struct {
-	claims *Claims
+	claims *format.Claims
 	key    string
 }
 
 // verify checks a JWT's type and signature, once: a good signature stays good
 // for as long as its key is published. The claims are for the caller to judge.
-func (s *Service) verify(ctx context.Context, storage logical.Storage, text string) (*Claims, Inactive, error) {
+func (s *Service) verify(ctx context.Context, storage logical.Storage, text string) (*format.Claims, Inactive, error) {
 	if strings.ContainsFunc(text, func(c rune) bool { return !isBase64URL(c) && c != '.' }) {
 		return nil, Malformed, nil // the decoder would skip line breaks
 	}
@@ -123,7 +123,7 @@ func (s *Service) verify(ctx context.Context, storage logical.Storage, text stri
 		return known.claims, "", nil
 	}
 	var storageErr error
-	claims := &Claims{}
+	claims := &format.Claims{}
 	var key string
 	// The algorithm is the key's, never the token's choice. Times are checked
 	// by the caller, against the injected clock.
@@ -131,7 +131,7 @@ func (s *Service) verify(ctx context.Context, storage logical.Storage, text stri
 	_, err := parser.ParseWithClaims(text, claims, func(token *jwt.Token) (any, error) {
 		id, _ := token.Header["kid"].(string)
 		_, critical := token.Header["crit"]
-		if token.Header["typ"] != JWTType || critical {
+		if token.Header["typ"] != format.AccessTokenType || critical {
 			return nil, errUnknownKey
 		}
 		version, err := s.Keys.Published(ctx, storage, id)

@@ -43,7 +43,7 @@ type Answer struct {
 	Audience  []string
 	Issuer    string
 	Metadata  map[string]string
-	Cnf       *Confirmation
+	Cnf       *format.Confirmation
 	IssuedAt  time.Time
 	ExpiresAt time.Time
 	NotBefore time.Time // of a JWT

@@ -41,7 +41,7 @@ type Issued struct {
 	Scopes    []string
 	Audience  []string
 	Metadata  map[string]string
-	Cnf       *Confirmation
+	Cnf       *format.Confirmation
 	IssuedAt  time.Time
 	ExpiresAt time.Time
 
@@ -145,7 +145,7 @@ func (s *Service) issueJWT(ctx context.Context, storage logical.Storage, issued 
 	if issued.Place, err = s.Lists.Reserve(ctx, storage, owner, issued.ExpiresAt); err != nil {
 		return err
 	}
-	claims := &Claims{
+	claims := &format.Claims{
 		Issuer:    c.Issuer,
 		Subject:   subject,
 		Audience:  issued.Audience,
@@ -155,7 +155,7 @@ func (s *Service) issueJWT(ctx context.Context, storage logical.Storage, issued 
 		ID:        issued.ID,
 		ClientID:  clientID(caller),
 		Scope:     strings.Join(issued.Scopes, " "),
-		Status:    Status{StatusListReference{Index: issued.Place.Index, URI: statuslist.URI(c.Issuer, issued.Place.List)}},
+		Status:    format.Status{StatusList: format.StatusListReference{Index: issued.Place.Index, URI: statuslist.URI(c.Issuer, issued.Place.List)}},
 		Metadata:  issued.Metadata,
 		Cnf:       issued.Cnf,
 		Extra:     extra,
@@ -163,7 +163,7 @@ func (s *Service) issueJWT(ctx context.Context, storage logical.Storage, issued 
 	for _, prefix := range r.BoundCIDRs {
 		claims.BoundCIDRs = append(claims.BoundCIDRs, prefix.String())
 	}
-	signed, err := version.Sign(JWTType, claims)
+	signed, err := version.Sign(format.AccessTokenType, claims)
 	if err != nil {
 		return err
 	}

@@ -18,23 +18,23 @@ import (
 // Record is all that is kept of an opaque token. The token cannot be made
 // from it: of the secret part it holds only the hash.
 type Record struct {
-	ID          string            `json:"id"`
-	Prefix      string            `json:"prefix"`
-	SecretHash  []byte            `json:"secret_sha256"`
-	Kind        role.Kind         `json:"token_type"`
-	Role        string            `json:"role"`
-	Scopes      []string          `json:"scopes,omitempty"`
-	Audience    []string          `json:"audience,omitempty"`
-	Subject     string            `json:"subject"`
-	ClientID    string            `json:"client_id"`
-	EntityID    string            `json:"entity_id,omitempty"`
-	DisplayName string            `json:"display_name,omitempty"`
-	Metadata    map[string]string `json:"metadata,omitempty"`
-	BoundCIDRs  []netip.Prefix    `json:"bound_cidrs,omitempty"`
-	Cnf         *Confirmation     `json:"cnf,omitempty"`
-	IssuedAt    time.Time         `json:"issued_at"`
-	ExpiresAt   time.Time         `json:"expires_at"`
-	Capped      bool              `json:"capped,omitempty"` // counts against its role's max_tokens
+	ID          string               `json:"id"`
+	Prefix      string               `json:"prefix"`
+	SecretHash  []byte               `json:"secret_sha256"`
+	Kind        role.Kind            `json:"token_type"`
+	Role        string               `json:"role"`
+	Scopes      []string             `json:"scopes,omitempty"`
+	Audience    []string             `json:"audience,omitempty"`
+	Subject     string               `json:"subject"`
+	ClientID    string               `json:"client_id"`
+	EntityID    string               `json:"entity_id,omitempty"`
+	DisplayName string               `json:"display_name,omitempty"`
+	Metadata    map[string]string    `json:"metadata,omitempty"`
+	BoundCIDRs  []netip.Prefix       `json:"bound_cidrs,omitempty"`
+	Cnf         *format.Confirmation `json:"cnf,omitempty"`
+	IssuedAt    time.Time            `json:"issued_at"`
+	ExpiresAt   time.Time            `json:"expires_at"`
+	Capped      bool                 `json:"capped,omitempty"` // counts against its role's max_tokens
 }
 
 // Live reports whether the token has not expired.

@@ -8,11 +8,29 @@ import (
 	"fmt"
 	"io"
 	"strings"
+
+	"github.com/golang-jwt/jwt/v5"
 )
 
 // StatusListType is the typ header of a Status List Token, and with
 // "application/" before it its media type.
 const StatusListType = "statuslist+jwt"
+
+// StatusListClaims are the claims of a Status List Token
+// (draft-ietf-oauth-status-list, Status List Token in JWT Format). sub is the
+// URI that the list is published at; exp is for how long a copy may be used.
+type StatusListClaims struct {
+	jwt.RegisteredClaims
+	TTL        int64             `json:"ttl"` // seconds until a copy should be fetched anew
+	StatusList EncodedStatusList `json:"status_list"`
+}
+
+// EncodedStatusList is a status list as a claim: what StatusList.Encode returns
+// and DecodeStatusList reads.
+type EncodedStatusList struct {
+	Bits int    `json:"bits"`
+	List string `json:"lst"`
+}
 
 // Statuses of a token in a list (draft-ietf-oauth-status-list, Status Types).
 const (

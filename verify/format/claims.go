@@ -1,4 +1,4 @@
-package token
+package format
 
 import (
 	"encoding/json"
@@ -9,9 +9,9 @@ import (
 	"github.com/golang-jwt/jwt/v5"
 )
 
-// JWTType is the typ header of access tokens (RFC 9068 §2.1). It keeps an ID
-// token, or any other JWT of the same issuer, from passing as one.
-const JWTType = "at+jwt"
+// AccessTokenType is the typ header of access tokens (RFC 9068 §2.1). It keeps
+// an ID token, or any other JWT of the same issuer, from passing as one.
+const AccessTokenType = "at+jwt"
 
 // Claims are the claims of an access token (RFC 9068 §2.2).
 type Claims struct {
@@ -33,7 +33,7 @@ type Claims struct {
 	Extra map[string]json.RawMessage `json:"-"`
 }
 
-// Status refers to the token's place in a Token Status List
+// Status refers to the token's entry in a Token Status List
 // (draft-ietf-oauth-status-list, Referenced Token).
 type Status struct {
 	StatusList StatusListReference `json:"status_list"`
