@@ -14,9 +14,9 @@ import (
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
 
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/badinput"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/keyring"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/token"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/usererror"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/verify/format"
 )
 
@@ -116,7 +116,7 @@ func (b *backend) guard(req *logical.Request, err *error) {
 
 // refuse turns a caller's mistake into a 400; other errors pass.
 func (b *backend) refuse(req *logical.Request, err error) (*logical.Response, error) {
-	var mistake *badinput.Error
+	var mistake *usererror.Error
 	if !errors.As(err, &mistake) {
 		return nil, err
 	}

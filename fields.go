@@ -15,7 +15,7 @@ import (
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
 
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/badinput"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/usererror"
 )
 
 // maxDuration bounds every duration that a request can set.
@@ -94,13 +94,13 @@ func unknownField(name string, operation logical.Operation, path *framework.Path
 		name = strings.ToValidUTF8(name[:64], "") + "…"
 	}
 	if !isWrite(operation) {
-		return badinput.Field(name, "is not a parameter of a %s here; parameters of a write belong in its body", operation)
+		return usererror.Field(name, "is not a parameter of a %s here; parameters of a write belong in its body", operation)
 	}
 	known := slices.Sorted(maps.Keys(body))
 	if len(known) == 0 {
-		return badinput.Field(name, "is not a field here; this path takes none")
+		return usererror.Field(name, "is not a field here; this path takes none")
 	}
-	return badinput.Field(name, "is not a field here; known are %s", strings.Join(known, ", "))
+	return usererror.Field(name, "is not a field here; known are %s", strings.Join(known, ", "))
 }
 
 // checkValue checks the type of a value, and brings what has more than one
@@ -110,7 +110,7 @@ func checkValue(name string, schema *framework.FieldSchema, value any, operation
 		if operation == logical.PatchOperation {
 			return nil, nil
 		}
-		return nil, badinput.Field(name, "is null; leave it out to keep what it is, or use a patch to reset it")
+		return nil, usererror.Field(name, "is null; leave it out to keep what it is, or use a patch to reset it")
 	}
 	switch schema.Type {
 	case framework.TypeDurationSecond:
@@ -123,7 +123,7 @@ func checkValue(name string, schema *framework.FieldSchema, value any, operation
 		return checkBool(name, value)
 	case framework.TypeString:
 		if _, isString := value.(string); !isString {
-			return nil, badinput.Field(name, "must be a string")
+			return nil, usererror.Field(name, "must be a string")
 		}
 	case framework.TypeKVPairs:
 		if err := checkPairs(name, value); err != nil {
@@ -139,7 +139,7 @@ func checkValue(name string, schema *framework.FieldSchema, value any, operation
 		Schema: map[string]*framework.FieldSchema{name: schema},
 	}
 	if data.Validate() != nil { // its text may repeat the value
-		return nil, badinput.Field(name, "must be %s", describe(schema.Type))
+		return nil, usererror.Field(name, "must be %s", describe(schema.Type))
 	}
 	return value, nil
 }
@@ -156,7 +156,7 @@ func describe(t framework.FieldType) string {
 }
 
 func checkDuration(name string, value any) (any, error) {
-	mistake := badinput.Field(name, "must be a duration: whole seconds, or a number with a unit, such as 90s, 15m, 24h or 30d, of at most 100 years")
+	mistake := usererror.Field(name, "must be a duration: whole seconds, or a number with a unit, such as 90s, 15m, 24h or 30d, of at most 100 years")
 	var d time.Duration
 	if s, ok := value.(string); ok {
 		if n, err := strconv.ParseFloat(s, 64); err == nil {
@@ -174,7 +174,7 @@ func checkDuration(name string, value any) (any, error) {
 	}
 	switch {
 	case d < 0:
-		return nil, badinput.Field(name, "must not be negative")
+		return nil, usererror.Field(name, "must not be negative")
 	case d > maxDuration, d%time.Second != 0:
 		return nil, mistake
 	}
@@ -190,20 +190,20 @@ func checkBool(name string, value any) (any, error) {
 	case false, "false":
 		return false, nil
 	}
-	return nil, badinput.Field(name, "must be true or false")
+	return nil, usererror.Field(name, "must be true or false")
 }
 
 func checkInt(name string, value any) (any, error) {
 	if s, ok := value.(string); ok {
 		n, err := strconv.ParseFloat(s, 64)
 		if err != nil {
-			return nil, badinput.Field(name, "must be a whole number")
+			return nil, usererror.Field(name, "must be a whole number")
 		}
 		value = n
 	}
 	n, ok := wholeNumber(value)
 	if !ok || math.Abs(n) > math.MaxInt32 {
-		return nil, badinput.Field(name, "must be a whole number")
+		return nil, usererror.Field(name, "must be a whole number")
 	}
 	return int(n), nil
 }
@@ -230,7 +230,7 @@ func wholeNumber(value any) (float64, bool) {
 
 // checkObject takes a JSON object, or its text, as the command line sends it.
 func checkObject(name string, value any) (any, error) {
-	mistake := badinput.Field(name, "must be a JSON object")
+	mistake := usererror.Field(name, "must be a JSON object")
 	if s, ok := value.(string); ok {
 		var object map[string]any
 		decoder := json.NewDecoder(strings.NewReader(s))
@@ -255,14 +255,14 @@ func checkPairs(name string, value any) error {
 	}
 	for _, v := range object {
 		if _, isString := v.(string); !isString {
-			return badinput.Field(name, "must be %s", describe(framework.TypeKVPairs))
+			return usererror.Field(name, "must be %s", describe(framework.TypeKVPairs))
 		}
 	}
 	return nil
 }
 
 func checkList(name string, value any) error {
-	mistake := badinput.Field(name, "must be %s", describe(framework.TypeCommaStringSlice))
+	mistake := usererror.Field(name, "must be %s", describe(framework.TypeCommaStringSlice))
 	switch list := value.(type) {
 	case string, []string:
 		return nil

@@ -12,8 +12,8 @@ import (
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
 
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/badinput"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/keyring"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/usererror"
 )
 
 func (b *backend) pathKeys() []*framework.Path {
@@ -252,7 +252,7 @@ func (b *backend) pathKeysDelete(ctx context.Context, req *logical.Request, data
 		return nil, err
 	}
 	if user != "" {
-		return nil, badinput.Field("name", "key %q is used by role %q; delete the role or give it another key first", name, user)
+		return nil, usererror.Field("name", "key %q is used by role %q; delete the role or give it another key first", name, user)
 	}
 	deleted, err := b.tokens.Keys.Delete(ctx, req.Storage, name)
 	if err != nil || !deleted {

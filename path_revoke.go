@@ -7,7 +7,7 @@ import (
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
 
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/badinput"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/usererror"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/verify/format"
 )
 
@@ -36,7 +36,7 @@ section 2.2). The token's lease stays until it ends, and then does nothing.`,
 func (b *backend) pathRevokeWrite(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
 	presented := format.Secret(data.Get("token").(string))
 	if presented == "" {
-		return nil, badinput.Field("token", "is needed: the token to revoke")
+		return nil, usererror.Field("token", "is needed: the token to revoke")
 	}
 	revoked, err := b.tokens.RevokePossessed(ctx, req.Storage, presented)
 	b.logRevoked(revoked, err)

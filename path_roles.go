@@ -12,9 +12,9 @@ import (
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
 
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/badinput"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/keyring"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/role"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/usererror"
 )
 
 // roleField is one field of a role: how it is declared, read from a request,
@@ -243,7 +243,7 @@ func (b *backend) pathRolesWrite(ctx context.Context, req *logical.Request, data
 
 func (b *backend) pathRolesPatch(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
 	return b.changeRole(ctx, req, data, func(name string) (*role.Role, error) {
-		return nil, badinput.Field("name", "role %q does not exist; a patch changes what is there, so create it with a write", name)
+		return nil, usererror.Field("name", "role %q does not exist; a patch changes what is there, so create it with a write", name)
 	})
 }
 
@@ -291,7 +291,7 @@ func (b *backend) changeRole(ctx context.Context, req *logical.Request, data *fr
 // patch may hold, puts one back to its default.
 func setRoleFields(r *role.Role, named map[string]any, data *framework.FieldData, created bool) error {
 	if value, ok := named["token_type"]; ok && value != string(r.Kind) {
-		return badinput.Field("token_type", "cannot change from %s; delete the role, or write one of another name", r.Kind)
+		return usererror.Field("token_type", "cannot change from %s; delete the role, or write one of another name", r.Kind)
 	}
 	defaults := role.New(r.Name, r.Kind)
 	for _, f := range roleFields {

@@ -10,7 +10,7 @@ import (
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
 
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/badinput"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/usererror"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/verify/format"
 )
 
@@ -74,9 +74,9 @@ func (b *backend) pathTokensList(ctx context.Context, req *logical.Request, data
 	after, limit := data.Get("after").(string), data.Get("limit").(int)
 	switch {
 	case after != "" && !format.ValidID(after):
-		return nil, badinput.Field("after", "must be a token id: the last one of the page before")
+		return nil, usererror.Field("after", "must be a token id: the last one of the page before")
 	case limit < 1 || limit > maxPage:
-		return nil, badinput.Field("limit", "must be between 1 and %d", maxPage)
+		return nil, usererror.Field("limit", "must be between 1 and %d", maxPage)
 	}
 	ids, more, err := b.tokens.List(ctx, req.Storage, after, limit)
 	if err != nil {
@@ -94,7 +94,7 @@ func (b *backend) pathTokensList(ctx context.Context, req *logical.Request, data
 func tokenID(data *framework.FieldData) (string, error) {
 	id := data.Get("id").(string)
 	if !format.ValidID(id) {
-		return "", badinput.Field("id", "must be a token_id: 22 letters and digits")
+		return "", usererror.Field("id", "must be a token_id: 22 letters and digits")
 	}
 	return id, nil
 }

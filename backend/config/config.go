@@ -12,9 +12,9 @@ import (
 
 	"github.com/hashicorp/vault/sdk/logical"
 
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/badinput"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/scope"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/store"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/usererror"
 )
 
 // Config is the mount's configuration. The ceilings bound every role and every
@@ -48,13 +48,13 @@ func (c *Config) Validate() error {
 	}
 	c.Issuer = issuer
 	if c.MaxTTL < 0 {
-		return badinput.Field("max_ttl", "must not be negative; 0 sets no ceiling")
+		return usererror.Field("max_ttl", "must not be negative; 0 sets no ceiling")
 	}
 	switch {
 	case c.StatusListTTL < time.Second || c.StatusListTTL > time.Hour:
-		return badinput.Field("status_list_ttl", "must be between 1s and 1h")
+		return usererror.Field("status_list_ttl", "must be between 1s and 1h")
 	case c.StatusListLifetime < 2*c.StatusListTTL || c.StatusListLifetime < time.Minute || c.StatusListLifetime > 24*time.Hour:
-		return badinput.Field("status_list_lifetime", "must be between 1m and 24h, and at least twice status_list_ttl (%s)", c.StatusListTTL)
+		return usererror.Field("status_list_lifetime", "must be between 1m and 24h, and at least twice status_list_ttl (%s)", c.StatusListTTL)
 	}
 	return scope.ValidatePatterns("allowed_scopes", c.AllowedScopes)
 }
@@ -67,24 +67,24 @@ func cleanIssuer(issuer string) (string, error) {
 	}
 	const example = "give the mount's public URL, such as https://vault.example.com/v1/tokens"
 	if len(issuer) > 512 {
-		return "", badinput.Field("issuer", "is longer than 512 bytes; %s", example)
+		return "", usererror.Field("issuer", "is longer than 512 bytes; %s", example)
 	}
 	u, err := url.Parse(issuer)
 	switch {
 	case err != nil || u.Host == "" || u.Hostname() == "":
-		return "", badinput.Field("issuer", "is not an absolute URL; %s", example)
+		return "", usererror.Field("issuer", "is not an absolute URL; %s", example)
 	case strings.ContainsFunc(issuer, func(c rune) bool { return c <= ' ' || c > '~' }):
-		return "", badinput.Field("issuer", "must be plain ASCII, with other characters percent-encoded; %s", example)
+		return "", usererror.Field("issuer", "must be plain ASCII, with other characters percent-encoded; %s", example)
 	case !validPort(u.Port()):
-		return "", badinput.Field("issuer", "has no valid port; %s", example)
+		return "", usererror.Field("issuer", "has no valid port; %s", example)
 	case u.User != nil:
-		return "", badinput.Field("issuer", "must not hold a user or password; %s", example)
+		return "", usererror.Field("issuer", "must not hold a user or password; %s", example)
 	case u.RawQuery != "" || u.ForceQuery || u.Fragment != "" || strings.Contains(issuer, "#"):
-		return "", badinput.Field("issuer", "must have neither a query nor a fragment (RFC 8414, section 2); %s", example)
+		return "", usererror.Field("issuer", "must have neither a query nor a fragment (RFC 8414, section 2); %s", example)
 	case u.Scheme == "https", u.Scheme == "http" && isLoopback(u.Hostname()):
 		return strings.TrimRight(issuer, "/"), nil
 	default:
-		return "", badinput.Field("issuer", "must use https (http is for loopback hosts only); %s", example)
+		return "", usererror.Field("issuer", "must use https (http is for loopback hosts only); %s", example)
 	}
 }
 

@@ -12,7 +12,7 @@ import (
 
 	"github.com/golang-jwt/jwt/v5"
 
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/badinput"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/usererror"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/verify/format"
 )
 
@@ -59,7 +59,7 @@ func algorithmByName(name string) (algorithm, bool) {
 func parseAlgorithm(name string) (algorithm, error) {
 	a, ok := algorithmByName(name)
 	if !ok {
-		return algorithm{}, badinput.Field("algorithm", "must be one of %s", strings.Join(AlgorithmNames(), ", "))
+		return algorithm{}, usererror.Field("algorithm", "must be one of %s", strings.Join(AlgorithmNames(), ", "))
 	}
 	return a, nil
 }

@@ -17,8 +17,8 @@ import (
 	"github.com/go-jose/go-jose/v4"
 	"github.com/hashicorp/vault/sdk/logical"
 
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/badinput"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/store"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/usererror"
 )
 
 // StoragePrefix is where keys lie; it is seal-wrapped where the seal supports it.
@@ -132,15 +132,15 @@ type Settings struct {
 
 func (s *Settings) validate() error {
 	if p := s.RotationPeriod; p != nil && *p != 0 && *p < MinRotationPeriod {
-		return badinput.Field("rotation_period", "must be 0 (rotate on demand only) or at least %s, so that verifiers see a key before it signs", MinRotationPeriod)
+		return usererror.Field("rotation_period", "must be 0 (rotate on demand only) or at least %s, so that verifiers see a key before it signs", MinRotationPeriod)
 	}
 	if s.AllowedRoles != nil {
 		if len(*s.AllowedRoles) > maxAllowedRoles {
-			return badinput.Field("allowed_roles", "has %d entries; at most %d are allowed", len(*s.AllowedRoles), maxAllowedRoles)
+			return usererror.Field("allowed_roles", "has %d entries; at most %d are allowed", len(*s.AllowedRoles), maxAllowedRoles)
 		}
 		for _, pattern := range *s.AllowedRoles {
 			if !rolePattern.MatchString(pattern) {
-				return badinput.Field("allowed_roles", "%q is not a role's name; * stands for any run of characters", pattern)
+				return usererror.Field("allowed_roles", "%q is not a role's name; * stands for any run of characters", pattern)
 			}
 		}
 	}
@@ -168,7 +168,7 @@ func (k *Keyring) Write(ctx context.Context, storage logical.Storage, name strin
 		if _, err := parseAlgorithm(*a); err != nil {
 			return nil, false, err
 		}
-		return nil, false, badinput.Field("algorithm", "key %q is %s, and a key's algorithm cannot change; create a key of another name", name, key.Algorithm)
+		return nil, false, usererror.Field("algorithm", "key %q is %s, and a key's algorithm cannot change; create a key of another name", name, key.Algorithm)
 	}
 	if settings.RotationPeriod != nil {
 		key.RotationPeriod = *settings.RotationPeriod
@@ -195,7 +195,7 @@ func (k *Keyring) generate(ctx context.Context, storage logical.Storage, name st
 		return nil, err
 	}
 	if len(names) >= maxKeys {
-		return nil, badinput.Field("name", "there are %d keys already; delete unused ones first", len(names))
+		return nil, usererror.Field("name", "there are %d keys already; delete unused ones first", len(names))
 	}
 	key := &Key{Name: name, Algorithm: a.name, AllowedRoles: []string{"*"}, CreatedAt: k.clock()}
 	return key, errors.Join(
@@ -214,7 +214,7 @@ func (k *Keyring) Delete(ctx context.Context, storage logical.Storage, name stri
 		return false, err
 	}
 	if key.SignedUntil().After(k.clock()) {
-		return false, badinput.Field("name", "key %q has signed tokens that may live until %s; delete it after that", name, key.SignedUntil().UTC().Format(time.RFC3339))
+		return false, usererror.Field("name", "key %q has signed tokens that may live until %s; delete it after that", name, key.SignedUntil().UTC().Format(time.RFC3339))
 	}
 	defer k.ring.Drop()
 	return true, k.entries.Delete(ctx, storage, name)
@@ -241,9 +241,9 @@ func (k *Keyring) Usable(ctx context.Context, storage logical.Storage, name, rol
 	case err != nil:
 		return nil, err
 	case key == nil:
-		return nil, badinput.Field("key", "%q does not exist; create it with keys/%s", name, name)
+		return nil, usererror.Field("key", "%q does not exist; create it with keys/%s", name, name)
 	case !key.Allows(role):
-		return nil, badinput.Field("key", "%q does not allow role %q; see its allowed_roles", name, role)
+		return nil, usererror.Field("key", "%q does not allow role %q; see its allowed_roles", name, role)
 	}
 	return key, nil
 }
@@ -256,7 +256,7 @@ func (k *Keyring) extendHorizon(ctx context.Context, storage logical.Storage, na
 		return nil, err
 	}
 	if key == nil {
-		return nil, badinput.Field("key", "%q was deleted", name)
+		return nil, usererror.Field("key", "%q was deleted", name)
 	}
 	version, err := key.Signing()
 	if err != nil || !expires.After(version.SignedUntil) {

@@ -7,7 +7,7 @@ import (
 
 	"github.com/hashicorp/vault/sdk/logical"
 
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/badinput"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/usererror"
 )
 
 // Rotation tells what a rotation did.
@@ -105,7 +105,7 @@ func (k *Keyring) rotate(ctx context.Context, storage logical.Storage, name stri
 		return nil, err
 	}
 	if key == nil {
-		return nil, badinput.Field("name", "key %q does not exist", name)
+		return nil, usererror.Field("name", "key %q does not exist", name)
 	}
 	a, err := parseAlgorithm(key.Algorithm)
 	if err != nil {
@@ -127,7 +127,7 @@ func (k *Keyring) rotate(ctx context.Context, storage logical.Storage, name stri
 
 func (k *Keyring) advance(key *Key, a algorithm, now time.Time, linger time.Duration) (*Rotation, error) {
 	if len(key.Versions) >= maxVersions {
-		return nil, badinput.Field("name", "key %q has %d versions whose tokens still live; rotate it less often, or in an emergency with emergency=true", key.Name, len(key.Versions))
+		return nil, usererror.Field("name", "key %q has %d versions whose tokens still live; rotate it less often, or in an emergency with emergency=true", key.Name, len(key.Versions))
 	}
 	signing, err := key.Signing()
 	if err != nil {

@@ -14,10 +14,10 @@ import (
 	"unicode"
 	"unicode/utf8"
 
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/badinput"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/config"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/scope"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/template"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/usererror"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/verify/format"
 )
 
@@ -105,13 +105,13 @@ var namePattern = regexp.MustCompile(`^[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])
 // ValidateName checks the name of a role or a key, given in field. Case is kept.
 func ValidateName(field, name string) error {
 	if len(name) > MaxNameLength {
-		return badinput.Field(field, "is %d bytes long; at most %d are allowed", len(name), MaxNameLength)
+		return usererror.Field(field, "is %d bytes long; at most %d are allowed", len(name), MaxNameLength)
 	}
 	if strings.Contains(name, "..") { // Vault's storage refuses it as a relative path
-		return badinput.Field(field, "must not have two dots in a row")
+		return usererror.Field(field, "must not have two dots in a row")
 	}
 	if !namePattern.MatchString(name) {
-		return badinput.Field(field, "must be made of ASCII letters, digits, _, . and -, and start and end with a letter, digit or _")
+		return usererror.Field(field, "must be made of ASCII letters, digits, _, . and -, and start and end with a letter, digit or _")
 	}
 	return nil
 }
@@ -121,9 +121,9 @@ func ParseKind(s string) (Kind, error) {
 	kind := Kind(s)
 	switch {
 	case s == "":
-		return "", badinput.Field("token_type", "is needed to create a role: api_key, bearer or jwt")
+		return "", usererror.Field("token_type", "is needed to create a role: api_key, bearer or jwt")
 	case !slices.Contains(Kinds(), kind):
-		return "", badinput.Field("token_type", "must be api_key, bearer or jwt")
+		return "", usererror.Field("token_type", "must be api_key, bearer or jwt")
 	}
 	return kind, nil
 }
@@ -156,10 +156,10 @@ func (r *Role) validateScopes(ceilings *config.Config) error {
 		return err
 	}
 	if s, outside := scope.Outside(ceilings.AllowedScopes, r.AllowedScopes); outside {
-		return badinput.Field("allowed_scopes", "%q is above the mount's ceiling; see allowed_scopes in config", s)
+		return usererror.Field("allowed_scopes", "%q is above the mount's ceiling; see allowed_scopes in config", s)
 	}
 	if s, outside := scope.Outside(r.AllowedScopes, r.DefaultScopes); outside {
-		return badinput.Field("default_scopes", "%q is not in the role's allowed_scopes (an empty list allows nothing)", s)
+		return usererror.Field("default_scopes", "%q is not in the role's allowed_scopes (an empty list allows nothing)", s)
 	}
 	return nil
 }
@@ -167,13 +167,13 @@ func (r *Role) validateScopes(ceilings *config.Config) error {
 func (r *Role) validateTTLs() error {
 	switch {
 	case r.TTL < 0:
-		return badinput.Field("ttl", "must not be negative")
+		return usererror.Field("ttl", "must not be negative")
 	case r.MaxTTL < 0:
-		return badinput.Field("max_ttl", "must not be negative")
+		return usererror.Field("max_ttl", "must not be negative")
 	case r.MaxTTL > 0 && r.TTL > r.MaxTTL:
-		return badinput.Field("ttl", "is %s, longer than max_ttl (%s)", r.TTL, r.MaxTTL)
+		return usererror.Field("ttl", "is %s, longer than max_ttl (%s)", r.TTL, r.MaxTTL)
 	case r.NotBeforeLeeway < 0 || r.NotBeforeLeeway > maxLeeway:
-		return badinput.Field("not_before_leeway", "must be between 0 and %s", maxLeeway)
+		return usererror.Field("not_before_leeway", "must be between 0 and %s", maxLeeway)
 	}
 	return nil
 }
@@ -183,7 +183,7 @@ func (r *Role) validateAudiences() error {
 		return err
 	}
 	if r.Kind == JWT && len(r.Audiences) == 0 {
-		return badinput.Field("audiences", "a jwt role needs at least one: the API that the token is for (RFC 9068, section 2.2)")
+		return usererror.Field("audiences", "a jwt role needs at least one: the API that the token is for (RFC 9068, section 2.2)")
 	}
 	return nil
 }
@@ -191,16 +191,16 @@ func (r *Role) validateAudiences() error {
 // ValidateAudiences checks a list of audiences: StringOrURI of RFC 7519 §2.
 func ValidateAudiences(field string, audiences []string) error {
 	if len(audiences) > maxAudiences {
-		return badinput.Field(field, "has %d entries; at most %d are allowed", len(audiences), maxAudiences)
+		return usererror.Field(field, "has %d entries; at most %d are allowed", len(audiences), maxAudiences)
 	}
 	for i, a := range audiences {
 		switch {
 		case a == "" || len(a) > maxAudienceBytes:
-			return badinput.Field(field, "entry %d must be between 1 and %d bytes long", i+1, maxAudienceBytes)
+			return usererror.Field(field, "entry %d must be between 1 and %d bytes long", i+1, maxAudienceBytes)
 		case !printable(a):
-			return badinput.Field(field, "entry %d has control characters", i+1)
+			return usererror.Field(field, "entry %d has control characters", i+1)
 		case slices.Contains(audiences[:i], a):
-			return badinput.Field(field, "%q is listed twice", a)
+			return usererror.Field(field, "%q is listed twice", a)
 		}
 	}
 	return nil
@@ -208,14 +208,14 @@ func ValidateAudiences(field string, audiences []string) error {
 
 func (r *Role) validateCIDRs() error {
 	if len(r.BoundCIDRs) > maxCIDRs {
-		return badinput.Field("bound_cidrs", "has %d entries; at most %d are allowed", len(r.BoundCIDRs), maxCIDRs)
+		return usererror.Field("bound_cidrs", "has %d entries; at most %d are allowed", len(r.BoundCIDRs), maxCIDRs)
 	}
 	return nil
 }
 
 func (r *Role) validateSubject() error {
 	if !printable(r.Subject) {
-		return badinput.Field("subject", "has control characters")
+		return usererror.Field("subject", "has control characters")
 	}
 	return template.CheckString("subject", r.Subject)
 }
@@ -223,7 +223,7 @@ func (r *Role) validateSubject() error {
 // ValidateSubject checks a subject after rendering.
 func ValidateSubject(subject string) error {
 	if subject == "" || len(subject) > maxSubjectBytes || !printable(subject) {
-		return badinput.Field("subject", "renders to nothing, to more than %d bytes, or to control characters for this caller, so no token was issued", maxSubjectBytes)
+		return usererror.Field("subject", "renders to nothing, to more than %d bytes, or to control characters for this caller, so no token was issued", maxSubjectBytes)
 	}
 	return nil
 }
@@ -240,10 +240,10 @@ func ParseCIDRs(field string, list []string) ([]netip.Prefix, error) {
 			}
 		}
 		if err != nil || !prefix.IsValid() {
-			return nil, badinput.Field(field, "%q is neither an IP address nor a network in CIDR notation, such as 10.0.0.0/8", clip(s))
+			return nil, usererror.Field(field, "%q is neither an IP address nor a network in CIDR notation, such as 10.0.0.0/8", clip(s))
 		}
 		if addr := prefix.Addr(); addr.Is4In6() {
-			return nil, badinput.Field(field, "%q is an IPv4 address mapped into IPv6; write it as IPv4", s)
+			return nil, usererror.Field(field, "%q is an IPv4 address mapped into IPv6; write it as IPv4", s)
 		}
 		prefixes = append(prefixes, prefix.Masked())
 	}
@@ -253,20 +253,20 @@ func ParseCIDRs(field string, list []string) ([]netip.Prefix, error) {
 // ValidateMetadata checks the metadata of a role or a token.
 func ValidateMetadata(field string, metadata map[string]string) error {
 	if len(metadata) > maxMetadata {
-		return badinput.Field(field, "has %d entries; at most %d are allowed", len(metadata), maxMetadata)
+		return usererror.Field(field, "has %d entries; at most %d are allowed", len(metadata), maxMetadata)
 	}
 	total := 0
 	for _, key := range slices.Sorted(maps.Keys(metadata)) {
 		total += len(key) + len(metadata[key])
 		switch {
 		case key == "" || len(key) > maxMetadataKey || !printable(key):
-			return badinput.Field(field, "the key %q must be between 1 and %d bytes of text", clip(key), maxMetadataKey)
+			return usererror.Field(field, "the key %q must be between 1 and %d bytes of text", clip(key), maxMetadataKey)
 		case len(metadata[key]) > maxMetadataValue || !printable(metadata[key]):
-			return badinput.Field(field, "the value of %q must be text of at most %d bytes", key, maxMetadataValue)
+			return usererror.Field(field, "the value of %q must be text of at most %d bytes", key, maxMetadataValue)
 		}
 	}
 	if total > maxMetadataBytes {
-		return badinput.Field(field, "is %d bytes long; at most %d are allowed", total, maxMetadataBytes)
+		return usererror.Field(field, "is %d bytes long; at most %d are allowed", total, maxMetadataBytes)
 	}
 	return nil
 }
@@ -283,17 +283,17 @@ func (r *Role) validateOpaque() error {
 	const only = "is for token_type jwt only"
 	switch {
 	case r.Claims != nil:
-		return badinput.Field("claims", only)
+		return usererror.Field("claims", only)
 	case r.ClaimsTemplate != "":
-		return badinput.Field("claims_template", only)
+		return usererror.Field("claims_template", only)
 	case r.Key != "":
-		return badinput.Field("key", only)
+		return usererror.Field("key", only)
 	case r.NotBeforeLeeway != 0:
-		return badinput.Field("not_before_leeway", only)
+		return usererror.Field("not_before_leeway", only)
 	case !format.ValidPrefix(r.Prefix):
-		return badinput.Field("prefix", "must be groups of a-z and 0-9 joined by single underscores, at most %d characters", format.MaxPrefixLength)
+		return usererror.Field("prefix", "must be groups of a-z and 0-9 joined by single underscores, at most %d characters", format.MaxPrefixLength)
 	case r.MaxTokens < 0:
-		return badinput.Field("max_tokens", "must not be negative; 0 sets no cap")
+		return usererror.Field("max_tokens", "must not be negative; 0 sets no cap")
 	}
 	return nil
 }
@@ -302,9 +302,9 @@ func (r *Role) validateJWT() error {
 	const only = "is for token_type api_key and bearer only"
 	switch {
 	case r.Prefix != "":
-		return badinput.Field("prefix", only)
+		return usererror.Field("prefix", only)
 	case r.MaxTokens != 0:
-		return badinput.Field("max_tokens", only+": the engine keeps no record of live JWTs that it could count")
+		return usererror.Field("max_tokens", only+": the engine keeps no record of live JWTs that it could count")
 	}
 	if err := ValidateName("key", r.Key); err != nil {
 		return err
@@ -323,14 +323,14 @@ var reservedClaims = []string{
 
 func (r *Role) validateClaims() error {
 	if len(r.Claims) > maxClaimsBytes {
-		return badinput.Field("claims", "is %d bytes long; at most %d are allowed", len(r.Claims), maxClaimsBytes)
+		return usererror.Field("claims", "is %d bytes long; at most %d are allowed", len(r.Claims), maxClaimsBytes)
 	}
 	claims, err := r.StaticClaims()
 	if err != nil {
 		return err
 	}
 	if nesting(r.Claims) > maxClaimsNesting {
-		return badinput.Field("claims", "is nested more than %d levels deep", maxClaimsNesting)
+		return usererror.Field("claims", "is nested more than %d levels deep", maxClaimsNesting)
 	}
 	if err := CheckClaimNames("claims", slices.Sorted(maps.Keys(claims))); err != nil {
 		return err
@@ -345,7 +345,7 @@ func (r *Role) validateClaims() error {
 	slices.Sort(names)
 	for _, name := range names {
 		if _, twice := claims[name]; twice {
-			return badinput.Field("claims_template", "%q is in claims as well", name)
+			return usererror.Field("claims_template", "%q is in claims as well", name)
 		}
 	}
 	return CheckClaimNames("claims_template", names)
@@ -377,7 +377,7 @@ func (r *Role) StaticClaims() (map[string]json.RawMessage, error) {
 	}
 	var claims map[string]json.RawMessage
 	if err := json.NewDecoder(bytes.NewReader(r.Claims)).Decode(&claims); err != nil || claims == nil {
-		return nil, badinput.Field("claims", "must be a JSON object")
+		return nil, usererror.Field("claims", "must be a JSON object")
 	}
 	return claims, nil
 }
@@ -387,10 +387,10 @@ func CheckClaimNames(field string, names []string) error {
 	for _, name := range names {
 		switch {
 		case name == "" || !printable(name):
-			return badinput.Field(field, "a claim's name must be text")
+			return usererror.Field(field, "a claim's name must be text")
 		case slices.ContainsFunc(reservedClaims, func(reserved string) bool { return strings.EqualFold(reserved, name) }):
 			// Whatever its case: there are verifiers that do not tell them apart.
-			return badinput.Field(field, "%q is reserved: the engine sets it (reserved are %s)", name, strings.Join(reservedClaims, ", "))
+			return usererror.Field(field, "%q is reserved: the engine sets it (reserved are %s)", name, strings.Join(reservedClaims, ", "))
 		}
 	}
 	return nil

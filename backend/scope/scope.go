@@ -8,7 +8,7 @@ import (
 
 	"github.com/ryanuber/go-glob"
 
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/badinput"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/usererror"
 )
 
 // Bounds on what one list may hold, so that tokens and audit lines stay small.
@@ -32,26 +32,26 @@ func ValidatePatterns(field string, patterns []string) error {
 
 func validate(field string, scopes []string, patterns bool) error {
 	if len(scopes) > MaxCount {
-		return badinput.Field(field, "has %d entries; at most %d are allowed", len(scopes), MaxCount)
+		return usererror.Field(field, "has %d entries; at most %d are allowed", len(scopes), MaxCount)
 	}
 	total := 0
 	for i, s := range scopes {
 		total += len(s)
 		switch {
 		case s == "":
-			return badinput.Field(field, "entry %d is empty", i+1)
+			return usererror.Field(field, "entry %d is empty", i+1)
 		case len(s) > MaxLength:
-			return badinput.Field(field, "entry %d is %d bytes long; at most %d are allowed", i+1, len(s), MaxLength)
+			return usererror.Field(field, "entry %d is %d bytes long; at most %d are allowed", i+1, len(s), MaxLength)
 		case !isToken(s):
-			return badinput.Field(field, "%q is not a scope: use printable ASCII without spaces, quotes or backslashes (RFC 6749, section 3.3)", s)
+			return usererror.Field(field, "%q is not a scope: use printable ASCII without spaces, quotes or backslashes (RFC 6749, section 3.3)", s)
 		case !patterns && strings.Contains(s, "*"):
-			return badinput.Field(field, "%q has a wildcard; name each scope (wildcards belong in allowed_scopes)", s)
+			return usererror.Field(field, "%q has a wildcard; name each scope (wildcards belong in allowed_scopes)", s)
 		case slices.Contains(scopes[:i], s):
-			return badinput.Field(field, "%q is listed twice", s)
+			return usererror.Field(field, "%q is listed twice", s)
 		}
 	}
 	if total > MaxBytes {
-		return badinput.Field(field, "is %d bytes long; at most %d are allowed", total, MaxBytes)
+		return usererror.Field(field, "is %d bytes long; at most %d are allowed", total, MaxBytes)
 	}
 	return nil
 }

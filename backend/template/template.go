@@ -15,7 +15,7 @@ import (
 	"github.com/hashicorp/vault/sdk/helper/identitytpl"
 	"github.com/hashicorp/vault/sdk/logical"
 
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/badinput"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/usererror"
 )
 
 // MaxLength bounds the source of a template, and what it renders to, in bytes.
@@ -52,7 +52,7 @@ type part struct {
 // parse splits a template at its {{directives}}.
 func parse(field, tmpl string) ([]part, error) {
 	if len(tmpl) > MaxLength {
-		return nil, badinput.Field(field, "is %d bytes long; at most %d are allowed", len(tmpl), MaxLength)
+		return nil, usererror.Field(field, "is %d bytes long; at most %d are allowed", len(tmpl), MaxLength)
 	}
 	var parts []part
 	quoted := false
@@ -68,7 +68,7 @@ func parse(field, tmpl string) ([]part, error) {
 		directive, after, closed := strings.Cut(after, "}}")
 		directive = strings.TrimSpace(directive)
 		if !closed {
-			return nil, badinput.Field(field, "has a {{ without }}")
+			return nil, usererror.Field(field, "has a {{ without }}")
 		}
 		if err := checkDirective(field, directive); err != nil {
 			return nil, err
@@ -104,7 +104,7 @@ func checkDirective(field, directive string) error {
 			return nil
 		}
 	}
-	return badinput.Field(field, "{{%s}} is not a field that can be rendered; use Vault identity templating, such as identity.entity.name, identity.entity.metadata.<key>, identity.entity.groups.names or identity.entity.aliases.<accessor>.name", directive)
+	return usererror.Field(field, "{{%s}} is not a field that can be rendered; use Vault identity templating, such as identity.entity.name, identity.entity.metadata.<key>, identity.entity.groups.names or identity.entity.aliases.<accessor>.name", directive)
 }
 
 // CheckString checks a template that renders to text.
@@ -115,7 +115,7 @@ func CheckString(field, tmpl string) error {
 	}
 	for _, p := range parts {
 		if collection.MatchString(p.directive) {
-			return badinput.Field(field, "{{%s}} is a list or a map and cannot stand in text", p.directive)
+			return usererror.Field(field, "{{%s}} is a list or a map and cannot stand in text", p.directive)
 		}
 	}
 	return nil
@@ -180,7 +180,7 @@ func (r *Renderer) Object(field, tmpl string) (map[string]json.RawMessage, error
 	return renderObject(field, tmpl, func(p part) (string, error) {
 		if collection.MatchString(p.directive) {
 			if p.quoted {
-				return "", badinput.Field(field, "{{%s}} is a list or a map and cannot stand inside a string", p.directive)
+				return "", usererror.Field(field, "{{%s}} is a list or a map and cannot stand inside a string", p.directive)
 			}
 			return r.populate(field, p.directive, identitytpl.JSONTemplating)
 		}
@@ -221,12 +221,12 @@ func renderObject(field, tmpl string, value func(part) (string, error)) (map[str
 		}
 		out.WriteString(rendered)
 		if out.Len() > MaxLength {
-			return nil, badinput.Field(field, "renders to more than %d bytes", MaxLength)
+			return nil, usererror.Field(field, "renders to more than %d bytes", MaxLength)
 		}
 	}
 	var object map[string]json.RawMessage
 	if err := json.Unmarshal([]byte(out.String()), &object); err != nil || object == nil {
-		return nil, badinput.Field(field, "does not render to a JSON object")
+		return nil, usererror.Field(field, "does not render to a JSON object")
 	}
 	return object, nil
 }
@@ -250,7 +250,7 @@ func (r *Renderer) populate(field, directive string, mode int) (string, error) {
 		Now:    r.now,
 	})
 	if err != nil {
-		return "", badinput.Field(field, "{{%s}} has no value for this caller, so no token was issued", directive)
+		return "", usererror.Field(field, "{{%s}} has no value for this caller, so no token was issued", directive)
 	}
 	return value, nil
 }
@@ -261,7 +261,7 @@ func (r *Renderer) lookUp(field, directive string) error {
 		return nil
 	}
 	if r.caller.EntityID == "" {
-		return badinput.Field(field, "{{%s}} needs an identity entity, which this Vault token has not (a root token has none); log in through an auth method", directive)
+		return usererror.Field(field, "{{%s}} needs an identity entity, which this Vault token has not (a root token has none); log in through an auth method", directive)
 	}
 	entity, err := r.caller.Source.EntityInfo(r.caller.EntityID)
 	if err != nil {

@@ -9,7 +9,7 @@ import (
 
 	"github.com/hashicorp/vault/sdk/logical"
 
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/badinput"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/usererror"
 )
 
 type source struct{ lookups int }
@@ -79,13 +79,13 @@ func TestNoValueRefuses(t *testing.T) {
 			t.Errorf("%s is refused when written: %v", tmpl, err)
 		}
 		r, _ := renderer()
-		var mistake *badinput.Error
+		var mistake *usererror.Error
 		if object, err := r.Object("f", tmpl); !errors.As(err, &mistake) {
 			t.Errorf("%s renders to %s, %v", tmpl, object, err)
 		}
 	}
 	r := NewRenderer(Caller{}, time.Now())
-	var mistake *badinput.Error
+	var mistake *usererror.Error
 	if s, err := r.String("f", "{{identity.entity.id}}"); !errors.As(err, &mistake) {
 		t.Errorf("a caller without entity renders to %q, %v", s, err)
 	}
@@ -96,7 +96,7 @@ func TestCheck(t *testing.T) {
 		`{"x": {{identity.entity.nmae}}}`, `{"x": {{}}}`, `{"x": {{identity.entity.name}`, `{"x": {{time.now.plus.soon}}}`,
 		`[]`, `null`, `{`, `"x"`, `{"x": {{identity.entity.name}} 1}`, `{"x": "` + strings.Repeat("y", MaxLength) + `"}`,
 	} {
-		var mistake *badinput.Error
+		var mistake *usererror.Error
 		if names, err := CheckObject("f", tmpl); !errors.As(err, &mistake) || mistake.Field != "f" {
 			t.Errorf("%.40s passes with %v, %v", tmpl, names, err)
 		}

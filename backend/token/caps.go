@@ -8,8 +8,8 @@ import (
 
 	"github.com/hashicorp/vault/sdk/logical"
 
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/badinput"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/store"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/usererror"
 )
 
 const capPrefix = "cap/"
@@ -88,7 +88,7 @@ func (c *caps) take(ctx context.Context, storage logical.Storage, record *Record
 		count.dropExpired(c.clock())
 	}
 	if len(count.expires) >= maxTokens {
-		return badinput.Field("role", "%q has reached max_tokens: %d tokens of it are live; revoke some or raise max_tokens", record.Role, maxTokens)
+		return usererror.Field("role", "%q has reached max_tokens: %d tokens of it are live; revoke some or raise max_tokens", record.Role, maxTokens)
 	}
 	if err := c.put(ctx, storage, record); err != nil {
 		return err

@@ -9,9 +9,9 @@ import (
 
 	"github.com/hashicorp/vault/sdk/logical"
 
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/badinput"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/role"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/scope"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/usererror"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/verify/format"
 )
 
@@ -90,21 +90,21 @@ func (s *Service) Introspect(ctx context.Context, storage logical.Storage, quest
 // zero Addr if none was given.
 func (q *Introspection) validate() (netip.Addr, error) {
 	if q.Token == "" {
-		return netip.Addr{}, badinput.Field("token", "is needed: the token to introspect")
+		return netip.Addr{}, usererror.Field("token", "is needed: the token to introspect")
 	}
 	if err := scope.Validate("required_scopes", q.RequiredScopes); err != nil {
 		return netip.Addr{}, err
 	}
 	if q.Audience != nil && *q.Audience == "" {
 		// Most likely a variable that was not set, in a server that relies on it.
-		return netip.Addr{}, badinput.Field("audience", "is empty; name the API that the token must be for, or leave it out")
+		return netip.Addr{}, usererror.Field("audience", "is empty; name the API that the token must be for, or leave it out")
 	}
 	if q.ClientIP == nil {
 		return netip.Addr{}, nil
 	}
 	client, err := netip.ParseAddr(*q.ClientIP)
 	if err != nil {
-		return netip.Addr{}, badinput.Field("client_ip", "must be an IP address without port, such as 192.0.2.7")
+		return netip.Addr{}, usererror.Field("client_ip", "must be an IP address without port, such as 192.0.2.7")
 	}
 	return client.Unmap().WithZone(""), nil
 }

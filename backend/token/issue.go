@@ -11,12 +11,12 @@ import (
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
 
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/badinput"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/config"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/role"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/scope"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/statuslist"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/template"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/usererror"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/verify/format"
 )
 
@@ -59,7 +59,7 @@ func (s *Service) Issue(ctx context.Context, storage logical.Storage, request Re
 		return nil, err
 	}
 	if r == nil {
-		return nil, badinput.Field("role", "%q does not exist; write it at roles/%s first", request.Role, request.Role)
+		return nil, usererror.Field("role", "%q does not exist; write it at roles/%s first", request.Role, request.Role)
 	}
 	ceilings, err := s.Config.Get(ctx, storage)
 	if err != nil {
@@ -128,7 +128,7 @@ func (s *Service) issueOpaque(ctx context.Context, storage logical.Storage, issu
 
 func (s *Service) issueJWT(ctx context.Context, storage logical.Storage, issued *Issued, r *role.Role, c *config.Config, subject string, caller template.Caller, renderer *template.Renderer) error {
 	if c.Issuer == "" {
-		return badinput.Field("issuer", "is not configured, and a JWT needs it: write the mount's public URL to config, such as issuer=https://vault.example.com/v1/tokens")
+		return usererror.Field("issuer", "is not configured, and a JWT needs it: write the mount's public URL to config, such as issuer=https://vault.example.com/v1/tokens")
 	}
 	extra, err := renderClaims(r, renderer)
 	if err != nil {
@@ -168,7 +168,7 @@ func (s *Service) issueJWT(ctx context.Context, storage logical.Storage, issued 
 		return err
 	}
 	if len(signed) > maxTokenLength {
-		return badinput.Field("metadata", "the token would be %d bytes long, and %d are allowed; ask for less metadata and fewer scopes, or give the role fewer claims", len(signed), maxTokenLength)
+		return usererror.Field("metadata", "the token would be %d bytes long, and %d are allowed; ask for less metadata and fewer scopes, or give the role fewer claims", len(signed), maxTokenLength)
 	}
 	issued.Token = format.Secret(signed)
 	return nil
@@ -180,7 +180,7 @@ func (s *Service) issueJWT(ctx context.Context, storage logical.Storage, issued 
 func grantScopes(r *role.Role, ceilings *config.Config, asked *[]string) ([]string, error) {
 	if asked == nil {
 		if s, outside := scope.Outside(ceilings.AllowedScopes, r.DefaultScopes); outside {
-			return nil, badinput.Field("scopes", "the role's default scope %q is above the mount's ceiling; see allowed_scopes in config", s)
+			return nil, usererror.Field("scopes", "the role's default scope %q is above the mount's ceiling; see allowed_scopes in config", s)
 		}
 		return r.DefaultScopes, nil
 	}
@@ -188,10 +188,10 @@ func grantScopes(r *role.Role, ceilings *config.Config, asked *[]string) ([]stri
 		return nil, err
 	}
 	if s, outside := scope.Outside(r.AllowedScopes, *asked); outside {
-		return nil, badinput.Field("scopes", "%q is not allowed by role %q", s, r.Name)
+		return nil, usererror.Field("scopes", "%q is not allowed by role %q", s, r.Name)
 	}
 	if s, outside := scope.Outside(ceilings.AllowedScopes, *asked); outside {
-		return nil, badinput.Field("scopes", "%q is above the mount's ceiling; see allowed_scopes in config", s)
+		return nil, usererror.Field("scopes", "%q is above the mount's ceiling; see allowed_scopes in config", s)
 	}
 	return *asked, nil
 }
@@ -205,11 +205,11 @@ func grantAudience(r *role.Role, asked *[]string) ([]string, error) {
 	}
 	for _, a := range *asked {
 		if !slices.Contains(r.Audiences, a) {
-			return nil, badinput.Field("audience", "%q is not an audience of role %q", a, r.Name)
+			return nil, usererror.Field("audience", "%q is not an audience of role %q", a, r.Name)
 		}
 	}
 	if len(*asked) == 0 && len(r.Audiences) > 0 {
-		return nil, badinput.Field("audience", "name at least one of the role's audiences, or leave the field out")
+		return nil, usererror.Field("audience", "name at least one of the role's audiences, or leave the field out")
 	}
 	return *asked, nil
 }
@@ -220,7 +220,7 @@ func grantMetadata(r *role.Role, extra map[string]string) (map[string]string, er
 	}
 	for _, key := range slices.Sorted(maps.Keys(extra)) {
 		if _, set := r.Metadata[key]; set {
-			return nil, badinput.Field("metadata", "%q is set by the role and cannot be changed", key)
+			return nil, usererror.Field("metadata", "%q is set by the role and cannot be changed", key)
 		}
 	}
 	merged := maps.Clone(extra)
@@ -239,9 +239,9 @@ func (s *Service) grantTTL(issued *Issued, r *role.Role, ceilings *config.Config
 	if asked != nil {
 		switch {
 		case *asked < time.Second:
-			return badinput.Field("ttl", "must be at least 1s")
+			return usererror.Field("ttl", "must be at least 1s")
 		case *asked > ttl:
-			return badinput.Field("ttl", "%s is longer than role %q gives (%s)", *asked, r.Name, ttl)
+			return usererror.Field("ttl", "%s is longer than role %q gives (%s)", *asked, r.Name, ttl)
 		}
 		ttl, warnings = *asked, nil
 	}

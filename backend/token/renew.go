@@ -9,9 +9,9 @@ import (
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
 
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/badinput"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/role"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/scope"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/usererror"
 )
 
 // Renewed is an opaque token whose life was extended.
@@ -31,7 +31,7 @@ func (s *Service) Renew(ctx context.Context, storage logical.Storage, id string,
 		return nil, err
 	}
 	if record == nil || !record.Live(s.clock()) {
-		return nil, badinput.Field("lease_id", "the token was revoked or has expired; request a new one")
+		return nil, usererror.Field("lease_id", "the token was revoked or has expired; request a new one")
 	}
 	r, err := s.Roles.Get(ctx, storage, record.Role)
 	if err != nil {
@@ -42,21 +42,21 @@ func (s *Service) Renew(ctx context.Context, storage logical.Storage, id string,
 		return nil, err
 	}
 	if r == nil || r.Kind != record.Kind {
-		return nil, badinput.Field("role", "%q, which issued the token, is gone; the token lives until %s and cannot be renewed", record.Role, record.ExpiresAt.Format(time.RFC3339))
+		return nil, usererror.Field("role", "%q, which issued the token, is gone; the token lives until %s and cannot be renewed", record.Role, record.ExpiresAt.Format(time.RFC3339))
 	}
 	if err := stillGiven(r, record); err != nil {
 		return nil, err
 	}
 	for _, allowed := range [][]string{r.AllowedScopes, ceilings.AllowedScopes} {
 		if lost, outside := scope.Outside(allowed, record.Scopes); outside {
-			return nil, badinput.Field("scopes", "the token's scope %q is not allowed by role %q any more; request a new token", lost, r.Name)
+			return nil, usererror.Field("scopes", "the token's scope %q is not allowed by role %q any more; request a new token", lost, r.Name)
 		}
 	}
 	renewed := &Renewed{MaxTTL: tightest(r.MaxTTL, ceilings.MaxTTL)}
 	// Vault adds its own warning when the TTL is cut.
 	renewed.TTL, _, err = framework.CalculateTTL(s.system, increment, r.TTL, 0, renewed.MaxTTL, 0, record.IssuedAt)
 	if err != nil {
-		return nil, badinput.Field("lease_id", "the token has reached the role's or the mount's max_ttl; request a new one")
+		return nil, usererror.Field("lease_id", "the token has reached the role's or the mount's max_ttl; request a new one")
 	}
 	extended := *record
 	extended.ExpiresAt = s.clock().UTC().Truncate(time.Second).Add(renewed.TTL)
@@ -69,15 +69,15 @@ func (s *Service) Renew(ctx context.Context, storage logical.Storage, id string,
 func stillGiven(r *role.Role, record *Record) error {
 	for _, a := range record.Audience {
 		if !slices.Contains(r.Audiences, a) {
-			return badinput.Field("audience", "the token's audience %q is not one of role %q any more; request a new token", a, r.Name)
+			return usererror.Field("audience", "the token's audience %q is not one of role %q any more; request a new token", a, r.Name)
 		}
 	}
 	if len(r.BoundCIDRs) > 0 && len(record.BoundCIDRs) == 0 {
-		return badinput.Field("bound_cidrs", "role %q is bound to networks now, and the token is not; request a new token", r.Name)
+		return usererror.Field("bound_cidrs", "role %q is bound to networks now, and the token is not; request a new token", r.Name)
 	}
 	for _, network := range record.BoundCIDRs {
 		if len(r.BoundCIDRs) > 0 && !slices.ContainsFunc(r.BoundCIDRs, func(p netip.Prefix) bool { return covers(p, network) }) {
-			return badinput.Field("bound_cidrs", "the token may be used from %s, which is outside of what role %q is bound to now; request a new token", network, r.Name)
+			return usererror.Field("bound_cidrs", "the token may be used from %s, which is outside of what role %q is bound to now; request a new token", network, r.Name)
 		}
 	}
 	return nil
