@@ -90,7 +90,7 @@ func (b *backend) pathCredsRead(ctx context.Context, req *logical.Request, data 
 	if err != nil {
 		return nil, err
 	}
-	b.Logger().Info("token issued", "token_id", issued.ID, "role", issued.Role, "token_type", issued.Kind,
+	b.Logger().Info("token issued", "token_id", issued.ID, "role", issued.Role, "token_type", issued.TokenType,
 		"entity_id", req.EntityID, "expires_at", issued.ExpiresAt.Format(time.RFC3339), "leased", issued.Leased)
 	return b.issuedResponse(issued), nil
 }
@@ -99,7 +99,7 @@ func (b *backend) issuedResponse(issued *token.Issued) *logical.Response {
 	shown := map[string]any{
 		"token":      issued.Token.Reveal(),
 		"token_id":   issued.ID,
-		"token_type": string(issued.Kind),
+		"token_type": string(issued.TokenType),
 		"role":       issued.Role,
 		"scopes":     append([]string{}, issued.Scopes...),
 		"scope":      strings.Join(issued.Scopes, " "),
@@ -116,7 +116,7 @@ func (b *backend) issuedResponse(issued *token.Issued) *logical.Response {
 	}
 	resp := &logical.Response{Data: shown}
 	if issued.Leased {
-		resp = b.Secret(secretTypes[issued.Kind]).Response(shown, leaseData(issued))
+		resp = b.Secret(secretTypes[issued.TokenType]).Response(shown, leaseData(issued))
 		resp.Secret.TTL = issued.TTL
 		resp.Secret.MaxTTL = issued.MaxTTL
 	}

@@ -100,7 +100,7 @@ func introspectionData(answer *token.Answer) map[string]any {
 		}
 		return shown
 	}
-	shown["token_type"] = string(answer.Kind)
+	shown["token_type"] = string(answer.TokenType)
 	shown["scope"] = strings.Join(answer.Scopes, " ")
 	shown["client_id"] = answer.ClientID
 	shown["sub"] = answer.Subject

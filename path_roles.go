@@ -224,7 +224,7 @@ func (b *backend) pathRolesRead(ctx context.Context, req *logical.Request, data 
 	if err != nil || r == nil {
 		return nil, err
 	}
-	shown := map[string]any{"token_type": string(r.Kind)}
+	shown := map[string]any{"token_type": string(r.TokenType)}
 	for _, f := range roleFields {
 		shown[f.name] = f.show(r)
 	}
@@ -233,11 +233,11 @@ func (b *backend) pathRolesRead(ctx context.Context, req *logical.Request, data 
 
 func (b *backend) pathRolesWrite(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
 	return b.changeRole(ctx, req, data, func(name string) (*role.Role, error) {
-		kind, err := role.ParseKind(data.Get("token_type").(string))
+		tokenType, err := role.ParseTokenType(data.Get("token_type").(string))
 		if err != nil {
 			return nil, err
 		}
-		return role.New(name, kind), nil
+		return role.New(name, tokenType), nil
 	})
 }
 
@@ -275,7 +275,7 @@ func (b *backend) changeRole(ctx context.Context, req *logical.Request, data *fr
 	if err := r.Validate(ceilings); err != nil {
 		return nil, err
 	}
-	if r.Kind == role.JWT {
+	if r.TokenType == role.JWT {
 		if err := b.requireKey(ctx, req, r); err != nil {
 			return nil, err
 		}
@@ -283,17 +283,17 @@ func (b *backend) changeRole(ctx context.Context, req *logical.Request, data *fr
 	if err := b.tokens.Roles.Put(ctx, req.Storage, name, r); err != nil {
 		return nil, err
 	}
-	b.Logger().Info("role written", "role", name, "token_type", r.Kind, "created", old == nil)
+	b.Logger().Info("role written", "role", name, "token_type", r.TokenType, "created", old == nil)
 	return b.warnCapped(r, ceilings.MaxTTL), nil
 }
 
 // setRoleFields sets the fields that the request names; null, which only a
 // patch may hold, puts one back to its default.
 func setRoleFields(r *role.Role, named map[string]any, data *framework.FieldData, created bool) error {
-	if value, ok := named["token_type"]; ok && value != string(r.Kind) {
-		return usererror.Field("token_type", "cannot change from %s; delete the role, or write one of another name", r.Kind)
+	if value, ok := named["token_type"]; ok && value != string(r.TokenType) {
+		return usererror.Field("token_type", "cannot change from %s; delete the role, or write one of another name", r.TokenType)
 	}
-	defaults := role.New(r.Name, r.Kind)
+	defaults := role.New(r.Name, r.TokenType)
 	for _, f := range roleFields {
 		value, ok := named[f.name]
 		if !ok {

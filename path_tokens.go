@@ -110,7 +110,7 @@ func (b *backend) pathTokensRead(ctx context.Context, req *logical.Request, data
 	}
 	shown := map[string]any{
 		"token_id":     r.ID,
-		"token_type":   string(r.Kind),
+		"token_type":   string(r.TokenType),
 		"role":         r.Role,
 		"scopes":       append([]string{}, r.Scopes...),
 		"scope":        strings.Join(r.Scopes, " "),

@@ -16,7 +16,7 @@ import (
 
 // secretTypes names the kinds of lease. Leases in Vault's storage refer to
 // these names: never rename or drop one.
-var secretTypes = map[role.Kind]string{
+var secretTypes = map[role.TokenType]string{
 	role.APIKey: "api_key",
 	role.Bearer: "bearer",
 	role.JWT:    "jwt",
@@ -35,7 +35,7 @@ const (
 // leaseData is all that renewing or revoking the token will need.
 func leaseData(issued *token.Issued) map[string]any {
 	data := map[string]any{leaseTokenID: issued.ID, leaseRole: issued.Role}
-	if issued.Kind == role.JWT {
+	if issued.TokenType == role.JWT {
 		data[leaseExpiresAt] = issued.ExpiresAt.Format(time.RFC3339)
 		data[leaseList] = issued.Place.List
 		data[leaseIndex] = strconv.Itoa(issued.Place.Index)
@@ -62,7 +62,7 @@ func (b *backend) renewOpaque(ctx context.Context, req *logical.Request, _ *fram
 	if err != nil {
 		return nil, err
 	}
-	b.Logger().Info("token renewed", "token_id", id, "role", renewed.Record.Role, "token_type", renewed.Record.Kind,
+	b.Logger().Info("token renewed", "token_id", id, "role", renewed.Record.Role, "token_type", renewed.Record.TokenType,
 		"expires_at", renewed.Record.ExpiresAt.Format(time.RFC3339))
 	// Without data: what Vault keeps of the lease's answer, and so its copy of
 	// the token, is dropped with the first renewal.
@@ -98,9 +98,9 @@ func (b *backend) logRevoked(revoked *token.Revoked, err error) {
 	switch {
 	case err != nil || revoked == nil:
 	case revoked.Expired:
-		b.Logger().Info("token expired", "token_id", revoked.ID, "role", revoked.Role, "token_type", revoked.Kind)
+		b.Logger().Info("token expired", "token_id", revoked.ID, "role", revoked.Role, "token_type", revoked.TokenType)
 	default:
-		b.Logger().Info("token revoked", "token_id", revoked.ID, "role", revoked.Role, "token_type", revoked.Kind)
+		b.Logger().Info("token revoked", "token_id", revoked.ID, "role", revoked.Role, "token_type", revoked.TokenType)
 	}
 }
 

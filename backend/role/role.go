@@ -21,21 +21,21 @@ import (
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/verify/format"
 )
 
-// Kind is what a role issues.
-type Kind string
+// TokenType is what a role issues: token_type in the API.
+type TokenType string
 
-// The kinds of token.
+// The types of token.
 const (
-	APIKey Kind = "api_key" // opaque, identifies an application
-	Bearer Kind = "bearer"  // opaque, OAuth 2.0 style
-	JWT    Kind = "jwt"     // signed, RFC 9068
+	APIKey TokenType = "api_key" // opaque, identifies an application
+	Bearer TokenType = "bearer"  // opaque, OAuth 2.0 style
+	JWT    TokenType = "jwt"     // signed, RFC 9068
 )
 
-// Kinds lists every kind of token.
-func Kinds() []Kind { return []Kind{APIKey, Bearer, JWT} }
+// TokenTypes lists every type of token.
+func TokenTypes() []TokenType { return []TokenType{APIKey, Bearer, JWT} }
 
-// Opaque reports whether tokens of this kind have a record in the storage.
-func (k Kind) Opaque() bool { return k == APIKey || k == Bearer }
+// Opaque reports whether tokens of this type have a record in the storage.
+func (t TokenType) Opaque() bool { return t == APIKey || t == Bearer }
 
 // Bounds on a role's lists, so that tokens, records and audit lines stay small.
 const (
@@ -59,7 +59,7 @@ const DefaultKey = "default"
 // Role is a role as stored.
 type Role struct {
 	Name            string            `json:"name"`
-	Kind            Kind              `json:"token_type"`
+	TokenType       TokenType         `json:"token_type"`
 	AllowedScopes   []string          `json:"allowed_scopes,omitempty"` // patterns; empty allows nothing
 	DefaultScopes   []string          `json:"default_scopes,omitempty"`
 	TTL             time.Duration     `json:"ttl,omitempty"`     // zero: the mount's default
@@ -77,10 +77,10 @@ type Role struct {
 	GenerateLease   bool              `json:"generate_lease"`
 }
 
-// New returns a role of a kind with the defaults of that kind.
-func New(name string, kind Kind) *Role {
-	r := &Role{Name: name, Kind: kind, GenerateLease: true}
-	switch kind {
+// New returns a role of a type with the defaults of that type.
+func New(name string, tokenType TokenType) *Role {
+	r := &Role{Name: name, TokenType: tokenType, GenerateLease: true}
+	switch tokenType {
 	case APIKey:
 		r.Prefix = "vtk"
 	case Bearer:
@@ -116,16 +116,16 @@ func ValidateName(field, name string) error {
 	return nil
 }
 
-// ParseKind checks a token_type.
-func ParseKind(s string) (Kind, error) {
-	kind := Kind(s)
+// ParseTokenType checks a token_type.
+func ParseTokenType(s string) (TokenType, error) {
+	tokenType := TokenType(s)
 	switch {
 	case s == "":
 		return "", usererror.Field("token_type", "is needed to create a role: api_key, bearer or jwt")
-	case !slices.Contains(Kinds(), kind):
+	case !slices.Contains(TokenTypes(), tokenType):
 		return "", usererror.Field("token_type", "must be api_key, bearer or jwt")
 	}
-	return kind, nil
+	return tokenType, nil
 }
 
 // Validate checks a role by itself and against the mount's ceilings.
@@ -138,7 +138,7 @@ func (r *Role) Validate(ceilings *config.Config) error {
 		r.validateSubject,
 		r.validateCIDRs,
 		func() error { return ValidateMetadata("metadata", r.Metadata) },
-		r.validateKindFields,
+		r.validateTypeFields,
 	}
 	for _, check := range checks {
 		if err := check(); err != nil {
@@ -182,7 +182,7 @@ func (r *Role) validateAudiences() error {
 	if err := ValidateAudiences("audiences", r.Audiences); err != nil {
 		return err
 	}
-	if r.Kind == JWT && len(r.Audiences) == 0 {
+	if r.TokenType == JWT && len(r.Audiences) == 0 {
 		return usererror.Field("audiences", "a jwt role needs at least one: the API that the token is for (RFC 9068, section 2.2)")
 	}
 	return nil
@@ -271,9 +271,9 @@ func ValidateMetadata(field string, metadata map[string]string) error {
 	return nil
 }
 
-// validateKindFields checks the fields that only some kinds have.
-func (r *Role) validateKindFields() error {
-	if r.Kind.Opaque() {
+// validateTypeFields checks the fields that only some kinds have.
+func (r *Role) validateTypeFields() error {
+	if r.TokenType.Opaque() {
 		return r.validateOpaque()
 	}
 	return r.validateJWT()

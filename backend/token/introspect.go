@@ -35,7 +35,7 @@ type Answer struct {
 	ScopeFailed, AudienceFailed, ClientIPFailed bool
 
 	ID        string
-	Kind      role.Kind
+	TokenType role.TokenType
 	Role      string
 	Scopes    []string
 	Subject   string
@@ -120,7 +120,7 @@ func (f *found) describe() (*Answer, error) {
 	if r := f.record; r != nil {
 		return &Answer{
 			ID:         r.ID,
-			Kind:       r.Kind,
+			TokenType:  r.TokenType,
 			Role:       r.Role,
 			Scopes:     r.Scopes,
 			Subject:    r.Subject,
@@ -140,7 +140,7 @@ func (f *found) describe() (*Answer, error) {
 	}
 	return &Answer{
 		ID:         c.ID,
-		Kind:       role.JWT,
+		TokenType:  role.JWT,
 		Role:       f.role,
 		Scopes:     strings.Fields(c.Scope),
 		Subject:    c.Subject,

@@ -36,7 +36,7 @@ type Request struct {
 type Issued struct {
 	Token     format.Secret
 	ID        string
-	Kind      role.Kind
+	TokenType role.TokenType
 	Role      string
 	Scopes    []string
 	Audience  []string
@@ -65,7 +65,7 @@ func (s *Service) Issue(ctx context.Context, storage logical.Storage, request Re
 	if err != nil {
 		return nil, err
 	}
-	issued := &Issued{Kind: r.Kind, Role: r.Name, Leased: r.GenerateLease}
+	issued := &Issued{TokenType: r.TokenType, Role: r.Name, Leased: r.GenerateLease}
 	if issued.Scopes, err = grantScopes(r, ceilings, request.Scopes); err != nil {
 		return nil, err
 	}
@@ -88,7 +88,7 @@ func (s *Service) Issue(ctx context.Context, storage logical.Storage, request Re
 	if err != nil {
 		return nil, err
 	}
-	if r.Kind.Opaque() {
+	if r.TokenType.Opaque() {
 		err = s.issueOpaque(ctx, storage, issued, r, subject, request.Caller)
 	} else {
 		err = s.issueJWT(ctx, storage, issued, r, ceilings, subject, request.Caller, renderer)
@@ -110,7 +110,7 @@ func (s *Service) issueOpaque(ctx context.Context, storage logical.Storage, issu
 		ID:          opaque.ID,
 		Prefix:      opaque.Prefix,
 		SecretHash:  hash[:],
-		Kind:        r.Kind,
+		TokenType:   r.TokenType,
 		Role:        r.Name,
 		Scopes:      issued.Scopes,
 		Audience:    issued.Audience,

@@ -21,7 +21,7 @@ type Record struct {
 	ID          string               `json:"id"`
 	Prefix      string               `json:"prefix"`
 	SecretHash  []byte               `json:"secret_sha256"`
-	Kind        role.Kind            `json:"token_type"`
+	TokenType   role.TokenType       `json:"token_type"`
 	Role        string               `json:"role"`
 	Scopes      []string             `json:"scopes,omitempty"`
 	Audience    []string             `json:"audience,omitempty"`

@@ -41,7 +41,7 @@ func (s *Service) Renew(ctx context.Context, storage logical.Storage, id string,
 	if err != nil {
 		return nil, err
 	}
-	if r == nil || r.Kind != record.Kind {
+	if r == nil || r.TokenType != record.TokenType {
 		return nil, usererror.Field("role", "%q, which issued the token, is gone; the token lives until %s and cannot be renewed", record.Role, record.ExpiresAt.Format(time.RFC3339))
 	}
 	if err := stillGiven(r, record); err != nil {

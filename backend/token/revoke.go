@@ -13,15 +13,15 @@ import (
 
 // Revoked tells which token was revoked.
 type Revoked struct {
-	ID      string
-	Kind    role.Kind
-	Role    string
-	Expired bool // it had expired before, so this is its expiry
+	ID        string
+	TokenType role.TokenType
+	Role      string
+	Expired   bool // it had expired before, so this is its expiry
 }
 
 // ended describes the end of a token, now.
 func (r *Record) ended(now time.Time) *Revoked {
-	return &Revoked{ID: r.ID, Kind: r.Kind, Role: r.Role, Expired: !r.Live(now)}
+	return &Revoked{ID: r.ID, TokenType: r.TokenType, Role: r.Role, Expired: !r.Live(now)}
 }
 
 // RevokeOpaque makes an opaque token inactive. Nil says that there was nothing
@@ -53,7 +53,7 @@ type JWTLease struct {
 // RevokeJWT makes a JWT inactive: one entry before its expiry, nothing after.
 // Nil says that it was revoked before.
 func (s *Service) RevokeJWT(ctx context.Context, storage logical.Storage, lease JWTLease) (*Revoked, error) {
-	revoked := &Revoked{ID: lease.ID, Kind: role.JWT, Role: lease.Role}
+	revoked := &Revoked{ID: lease.ID, TokenType: role.JWT, Role: lease.Role}
 	if s.clock().Before(lease.ExpiresAt) {
 		if done, err := s.Lists.Revoke(ctx, storage, lease.Place, lease.ID); err != nil || !done {
 			return nil, err
