@@ -1,5 +1,3 @@
-// Package tokens is Vault's door to the secrets engine: paths, fields, leases
-// and help. What stands behind the doors is in backend/.
 package tokens
 
 import (
@@ -14,8 +12,8 @@ import (
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
 
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/keyring"
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/token"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/usererror"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/verify/format"
 )
@@ -28,16 +26,15 @@ func Factory(ctx context.Context, conf *logical.BackendConfig) (logical.Backend,
 	return newBackend(ctx, conf, time.Now)
 }
 
-// backend is one mount of the engine.
-type backend struct {
+// tokensBackend is one mount of the engine, as Vault sees it.
+type tokensBackend struct {
 	*framework.Backend
-	tokens *token.Service
-	clock  func() time.Time
-	bodies map[*framework.Path]map[string]bool // the fields that a request may set
-	turn   atomic.Int64                        // of tidying
+	engine     *backend.Engine
+	bodyFields map[*framework.Path]map[string]bool // that a request may set
+	tidyRuns   atomic.Int64
 }
 
-func newBackend(ctx context.Context, conf *logical.BackendConfig, clock func() time.Time) (*backend, error) {
+func newBackend(ctx context.Context, conf *logical.BackendConfig, clock func() time.Time) (*tokensBackend, error) {
 	if conf == nil || conf.System == nil {
 		return nil, errors.New("backend configuration is missing")
 	}
@@ -45,7 +42,7 @@ func newBackend(ctx context.Context, conf *logical.BackendConfig, clock func() t
 	withSystem := *conf
 	withSystem.System = system
 
-	b := &backend{clock: clock}
+	b := &tokensBackend{}
 	b.Backend = &framework.Backend{
 		Help:           strings.TrimSpace(backendHelp),
 		BackendType:    logical.TypeLogical,
@@ -55,13 +52,13 @@ func newBackend(ctx context.Context, conf *logical.BackendConfig, clock func() t
 			SealWrapStorage: []string{keyring.StoragePrefix},
 		},
 		Secrets:      b.secrets(),
-		Invalidate:   func(_ context.Context, key string) { b.tokens.Invalidate(key) },
+		Invalidate:   func(_ context.Context, key string) { b.engine.Invalidate(key) },
 		PeriodicFunc: b.periodic,
 	}
 	if err := b.Setup(ctx, &withSystem); err != nil {
 		return nil, err
 	}
-	b.tokens = token.NewService(system, clock, b.GetRandomReader())
+	b.engine = backend.NewEngine(system, clock, b.GetRandomReader())
 	b.Paths = framework.PathAppend(
 		b.pathConfig(),
 		b.pathRoles(),
@@ -74,13 +71,13 @@ func newBackend(ctx context.Context, conf *logical.BackendConfig, clock func() t
 		b.pathDiscovery(),
 		b.pathStatus(),
 	)
-	b.bodies = bodyFields(b.Paths)
+	b.bodyFields = bodyFields(b.Paths)
 	return b, nil
 }
 
 // HandleRequest refuses what no handler should see, and translates the errors
 // of callers into a 400.
-func (b *backend) HandleRequest(ctx context.Context, req *logical.Request) (resp *logical.Response, err error) {
+func (b *tokensBackend) HandleRequest(ctx context.Context, req *logical.Request) (resp *logical.Response, err error) {
 	defer b.guard(req, &err)
 	if err := b.checkRequest(req); err != nil {
 		return b.refuse(req, err)
@@ -94,7 +91,7 @@ func (b *backend) HandleRequest(ctx context.Context, req *logical.Request) (resp
 
 // HandleExistenceCheck tells a create from an update. It looks at the path
 // alone: what is wrong with the body is for HandleRequest to say.
-func (b *backend) HandleExistenceCheck(ctx context.Context, req *logical.Request) (checkFound, exists bool, err error) {
+func (b *tokensBackend) HandleExistenceCheck(ctx context.Context, req *logical.Request) (checkFound, exists bool, err error) {
 	defer b.guard(req, &err)
 	if !strings.HasPrefix(req.Path, "roles/") && !strings.HasPrefix(req.Path, "keys/") {
 		return false, false, nil // nothing else is created by name
@@ -106,7 +103,7 @@ func (b *backend) HandleExistenceCheck(ctx context.Context, req *logical.Request
 
 // guard, deferred, keeps a panic from ending the process, which serves other
 // mounts as well.
-func (b *backend) guard(req *logical.Request, err *error) {
+func (b *tokensBackend) guard(req *logical.Request, err *error) {
 	if recover() != nil {
 		// The value may hold request data; the stack holds none.
 		b.Logger().Error("handler panicked", "operation", req.Operation, "stack", string(debug.Stack()))
@@ -115,7 +112,7 @@ func (b *backend) guard(req *logical.Request, err *error) {
 }
 
 // refuse turns a caller's mistake into a 400; other errors pass.
-func (b *backend) refuse(req *logical.Request, err error) (*logical.Response, error) {
+func (b *tokensBackend) refuse(req *logical.Request, err error) (*logical.Response, error) {
 	var mistake *usererror.Error
 	if !errors.As(err, &mistake) {
 		return nil, err
@@ -134,16 +131,16 @@ func (b *backend) refuse(req *logical.Request, err error) (*logical.Response, er
 
 // periodic is called by Vault every minute: keys are rotated when they are due,
 // and every expired record is removed within about an hour.
-func (b *backend) periodic(ctx context.Context, req *logical.Request) error {
+func (b *tokensBackend) periodic(ctx context.Context, req *logical.Request) error {
 	if !b.WriteSafeReplicationState() {
 		return nil
 	}
-	done, err := b.tokens.Maintain(ctx, req.Storage, int(b.turn.Add(1)))
+	done, err := b.engine.Tidy(ctx, req.Storage, int(b.tidyRuns.Add(1)))
 	if done == nil {
 		return err
 	}
 	for _, expired := range done.Expired {
-		b.logRevoked(expired, nil)
+		b.logEnded(expired, nil)
 	}
 	if done.Lists > 0 {
 		b.Logger().Info("status lists removed", "count", done.Lists)

@@ -24,7 +24,7 @@ const testIssuer = "https://vault.example.com/v1/tokens"
 // Vault can show is tested in test/.
 type mount struct {
 	t       *testing.T
-	backend *backend
+	backend *tokensBackend
 	storage *countingStorage
 	clock   *testClock
 	log     *lockedBuffer
@@ -249,7 +249,7 @@ func TestStorageBudget(t *testing.T) {
 			token := issued.Data["token"].(string)
 			count("introspect, in memory", 0, 0, func() { m.active(token) })
 			if opaque {
-				m.backend.tokens.Invalidate("token/" + token[len(token)-50:len(token)-49] + "/" + issued.Data["token_id"].(string))
+				m.backend.engine.Invalidate("token/" + token[len(token)-50:len(token)-49] + "/" + issued.Data["token_id"].(string))
 				count("introspect, not in memory", 1, 0, func() { m.active(token) })
 				count("renew", 1, 1, func() { m.renew(issued.Secret) })
 			}

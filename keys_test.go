@@ -43,7 +43,7 @@ func (m *mount) periodic() {
 // signing returns the version that signs, which no caller of Vault can have.
 func (m *mount) signing() *keyring.Version {
 	m.t.Helper()
-	key, err := m.backend.tokens.Keys.Get(context.Background(), m.storage, "default")
+	key, err := m.backend.engine.Keys.Get(context.Background(), m.storage, "default")
 	if err != nil {
 		m.t.Fatal(err)
 	}

@@ -7,6 +7,8 @@ import (
 
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
+
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/config"
 )
 
 func configFields() map[string]*framework.FieldSchema {
@@ -19,7 +21,7 @@ func configFields() map[string]*framework.FieldSchema {
 	}
 }
 
-func (b *backend) pathConfig() []*framework.Path {
+func (b *tokensBackend) pathConfig() []*framework.Path {
 	return []*framework.Path{{
 		Pattern: "config",
 		Fields:  configFields(),
@@ -29,13 +31,7 @@ func (b *backend) pathConfig() []*framework.Path {
 				Summary:   "Read the mount's configuration.",
 				Responses: responds(http.StatusOK, configFields()),
 			},
-			logical.UpdateOperation: &framework.PathOperation{
-				Callback:                    b.pathConfigWrite,
-				Summary:                     "Change the mount's configuration.",
-				ForwardPerformanceStandby:   true,
-				ForwardPerformanceSecondary: true,
-				Responses:                   responds(http.StatusNoContent, nil),
-			},
+			logical.UpdateOperation: forwarded(b.pathConfigWrite, "Change the mount's configuration.", responds(http.StatusNoContent, nil)),
 		},
 		HelpSynopsis: "The mount's issuer and its ceilings.",
 		HelpDescription: `
@@ -44,8 +40,8 @@ tokens and renewals at once; tokens that were issued keep what they have.`,
 	}}
 }
 
-func (b *backend) pathConfigRead(ctx context.Context, req *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
-	c, err := b.tokens.Config.Get(ctx, req.Storage)
+func (b *tokensBackend) pathConfigRead(ctx context.Context, req *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
+	c, err := b.engine.Config.Get(ctx, req.Storage)
 	if err != nil {
 		return nil, err
 	}
@@ -58,39 +54,32 @@ func (b *backend) pathConfigRead(ctx context.Context, req *logical.Request, _ *f
 	}}, nil
 }
 
-func (b *backend) pathConfigWrite(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
-	defer b.tokens.Config.Lock()()
-	old, err := b.tokens.Config.Get(ctx, req.Storage)
+func (b *tokensBackend) pathConfigWrite(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
+	before, c, err := b.engine.Config.Change(ctx, req.Storage, func(c *config.Config) {
+		if issuer := optional[string](data, "issuer"); issuer != nil {
+			c.Issuer = *issuer
+		}
+		if scopes := optional[[]string](data, "allowed_scopes"); scopes != nil {
+			c.AllowedScopes = *scopes
+		}
+		for name, at := range map[string]*time.Duration{
+			"max_ttl":              &c.MaxTTL,
+			"status_list_ttl":      &c.StatusListTTL,
+			"status_list_lifetime": &c.StatusListLifetime,
+		} {
+			if d := optionalSeconds(data, name); d != nil {
+				*at = *d
+			}
+		}
+	})
 	if err != nil {
 		return nil, err
 	}
-	c := *old
-	if issuer := optional[string](data, "issuer"); issuer != nil {
-		c.Issuer = *issuer
-	}
-	if scopes := optional[[]string](data, "allowed_scopes"); scopes != nil {
-		c.AllowedScopes = *scopes
-	}
-	for name, at := range map[string]*time.Duration{
-		"max_ttl":              &c.MaxTTL,
-		"status_list_ttl":      &c.StatusListTTL,
-		"status_list_lifetime": &c.StatusListLifetime,
-	} {
-		if _, ok := data.GetOk(name); ok {
-			*at = seconds(data, name)
-		}
-	}
-	if err := c.Validate(); err != nil {
-		return nil, err
-	}
-	if err := b.tokens.Config.Put(ctx, req.Storage, &c); err != nil {
-		return nil, err
-	}
 	b.Logger().Info("configuration written", "issuer", c.Issuer, "allowed_scopes", c.AllowedScopes, "max_ttl", c.MaxTTL)
-	if old.Issuer == "" || old.Issuer == c.Issuer {
+	if before.Issuer == "" || before.Issuer == c.Issuer {
 		return nil, nil
 	}
 	return &logical.Response{Warnings: []string{
-		"JWTs that were issued before name the old issuer, " + old.Issuer + ": servers that verify by themselves refuse them once they expect the new one, and new ones until then",
+		"JWTs that were issued before name the old issuer, " + before.Issuer + ": servers that verify by themselves refuse them once they expect the new one, and new ones until then",
 	}}, nil
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"maps"
 	"net/http"
-	"strings"
 	"time"
 
 	"github.com/hashicorp/vault/sdk/framework"
@@ -15,26 +14,10 @@ import (
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/token"
 )
 
-// tokenFields describe a token without its secret.
-func tokenFields() map[string]*framework.FieldSchema {
-	return map[string]*framework.FieldSchema{
-		"token_id":   field(framework.TypeString, "Public id of the token."),
-		"token_type": field(framework.TypeString, "api_key, bearer or jwt."),
-		"role":       field(framework.TypeString, "Role that issued it."),
-		"scopes":     field(framework.TypeStringSlice, "Scopes, as a list."),
-		"scope":      field(framework.TypeString, "Scopes, separated by spaces (RFC 6749, section 3.3)."),
-		"audience":   field(framework.TypeStringSlice, "APIs that the token is for."),
-		"issued_at":  field(framework.TypeString, "When it was issued (RFC 3339)."),
-		"expires_at": field(framework.TypeString, "When it ends, unless renewed (RFC 3339)."),
-		"metadata":   field(framework.TypeMap, "Metadata, if any."),
-		"cnf":        field(framework.TypeMap, "Key that the bearer must prove to hold, if any."),
-	}
-}
-
-func (b *backend) pathCreds() []*framework.Path {
+func (b *tokensBackend) pathCreds() []*framework.Path {
 	issuedFields := tokenFields()
 	maps.Copy(issuedFields, map[string]*framework.FieldSchema{
-		"token":      {Type: framework.TypeString, Description: "The token. Shown once.", DisplayAttrs: &framework.DisplayAttributes{Sensitive: true}},
+		"token":      secretField("The token. Shown once."),
 		"expires_in": field(framework.TypeInt64, "Seconds until it ends, unless renewed."),
 	})
 	return []*framework.Path{{
@@ -48,20 +31,8 @@ func (b *backend) pathCreds() []*framework.Path {
 			"cnf":      field(framework.TypeKVPairs, "Binds the token to a key that its bearer must prove to hold: jkt, the SHA-256 thumbprint of a DPoP key (RFC 9449), or x5t#S256, that of a client certificate (RFC 8705)."),
 		},
 		Operations: map[logical.Operation]framework.OperationHandler{
-			logical.ReadOperation: &framework.PathOperation{
-				Callback:                    b.pathCredsRead,
-				Summary:                     "Issue a token as the role has it.",
-				ForwardPerformanceStandby:   true,
-				ForwardPerformanceSecondary: true,
-				Responses:                   responds(http.StatusOK, issuedFields),
-			},
-			logical.UpdateOperation: &framework.PathOperation{
-				Callback:                    b.pathCredsRead,
-				Summary:                     "Issue a token that may do less.",
-				ForwardPerformanceStandby:   true,
-				ForwardPerformanceSecondary: true,
-				Responses:                   responds(http.StatusOK, issuedFields),
-			},
+			logical.ReadOperation:   forwarded(b.pathCredsRead, "Issue a token as the role has it.", responds(http.StatusOK, issuedFields)),
+			logical.UpdateOperation: forwarded(b.pathCredsRead, "Issue a token that may do less.", responds(http.StatusOK, issuedFields)),
 		},
 		HelpSynopsis: "Issue a token of a role, under a lease.",
 		HelpDescription: `
@@ -70,23 +41,20 @@ ttl, some of the audiences, more metadata. It can widen nothing.`,
 	}}
 }
 
-func (b *backend) pathCredsRead(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
+func (b *tokensBackend) pathCredsRead(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
 	request := token.Request{
 		Role:     data.Get("role").(string),
 		Scopes:   optional[[]string](data, "scopes"),
 		Audience: optional[[]string](data, "audience"),
 		Metadata: data.Get("metadata").(map[string]string),
 		Cnf:      optional[map[string]string](data, "cnf"),
+		TTL:      optionalSeconds(data, "ttl"),
 		Caller:   template.Caller{EntityID: req.EntityID, DisplayName: req.DisplayName, Source: b.System()},
-	}
-	if _, ok := data.GetOk("ttl"); ok {
-		ttl := seconds(data, "ttl")
-		request.TTL = &ttl
 	}
 	if err := role.ValidateName("role", request.Role); err != nil {
 		return nil, err
 	}
-	issued, err := b.tokens.Issue(ctx, req.Storage, request)
+	issued, err := b.engine.Tokens.Issue(ctx, req.Storage, request)
 	if err != nil {
 		return nil, err
 	}
@@ -95,25 +63,10 @@ func (b *backend) pathCredsRead(ctx context.Context, req *logical.Request, data 
 	return b.issuedResponse(issued), nil
 }
 
-func (b *backend) issuedResponse(issued *token.Issued) *logical.Response {
-	shown := map[string]any{
-		"token":      issued.Token.Reveal(),
-		"token_id":   issued.ID,
-		"token_type": string(issued.TokenType),
-		"role":       issued.Role,
-		"scopes":     append([]string{}, issued.Scopes...),
-		"scope":      strings.Join(issued.Scopes, " "),
-		"audience":   append([]string{}, issued.Audience...),
-		"issued_at":  issued.IssuedAt.Format(time.RFC3339),
-		"expires_at": issued.ExpiresAt.Format(time.RFC3339),
-		"expires_in": int64(issued.TTL.Seconds()),
-	}
-	if issued.Cnf != nil {
-		shown["cnf"] = issued.Cnf.Map()
-	}
-	if len(issued.Metadata) > 0 {
-		shown["metadata"] = stringMap(issued.Metadata)
-	}
+func (b *tokensBackend) issuedResponse(issued *token.Issued) *logical.Response {
+	shown := tokenData(issued.Record)
+	shown["token"] = issued.Token.Reveal()
+	shown["expires_in"] = int64(issued.TTL.Seconds())
 	resp := &logical.Response{Data: shown}
 	if issued.Leased {
 		resp = b.Secret(secretTypes[issued.TokenType]).Response(shown, leaseData(issued))

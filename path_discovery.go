@@ -28,7 +28,7 @@ type metadata struct {
 	Claims            []string `json:"claims_supported"`
 }
 
-func (b *backend) pathDiscovery() []*framework.Path {
+func (b *tokensBackend) pathDiscovery() []*framework.Path {
 	operations := map[logical.Operation]framework.OperationHandler{
 		logical.ReadOperation: &framework.PathOperation{
 			Callback:  b.pathDiscoveryRead,
@@ -47,21 +47,21 @@ const discoveryHelp = `
 Needs no Vault token. Found at the issuer, followed by this path. There is
 nothing here until issuer is set in config.`
 
-func (b *backend) pathDiscoveryRead(ctx context.Context, req *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
-	config, err := b.tokens.Config.Get(ctx, req.Storage)
+func (b *tokensBackend) pathDiscoveryRead(ctx context.Context, req *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
+	c, err := b.engine.Config.Get(ctx, req.Storage)
 	if err != nil {
 		return nil, err
 	}
-	if config.Issuer == "" {
+	if c.Issuer == "" {
 		return nil, nil
 	}
-	algorithms, err := b.tokens.Keys.Algorithms(ctx, req.Storage)
+	algorithms, err := b.engine.Keys.Algorithms(ctx, req.Storage)
 	if err != nil {
 		return nil, err
 	}
 	body, err := json.Marshal(metadata{
-		Issuer:            config.Issuer,
-		JWKSURI:           config.Issuer + "/jwks",
+		Issuer:            c.Issuer,
+		JWKSURI:           c.Issuer + "/jwks",
 		ResponseTypes:     []string{},
 		GrantTypes:        []string{},
 		SubjectTypes:      []string{"public"},

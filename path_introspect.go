@@ -3,7 +3,6 @@ package tokens
 import (
 	"context"
 	"net/http"
-	"strings"
 
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
@@ -12,25 +11,19 @@ import (
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/verify/format"
 )
 
-func (b *backend) pathIntrospect() []*framework.Path {
+func (b *tokensBackend) pathIntrospect() []*framework.Path {
 	return []*framework.Path{{
 		Pattern: "introspect",
 		Fields: map[string]*framework.FieldSchema{
-			"token":           {Type: framework.TypeString, Description: "The token to verify.", DisplayAttrs: &framework.DisplayAttributes{Sensitive: true}},
+			"token":           secretField("The token to verify."),
 			"client_ip":       field(framework.TypeString, "Address that the token was presented from, held against its bound_cidrs. Without it, a token that is bound to networks is inactive."),
 			"required_scopes": field(framework.TypeCommaStringSlice, "Scopes that the token must have."),
 			"audience":        field(framework.TypeString, "API that must be among the token's audiences."),
 		},
 		Operations: map[logical.Operation]framework.OperationHandler{
-			logical.UpdateOperation: &framework.PathOperation{
-				Callback: b.pathIntrospectWrite,
-				Summary:  "Verify a token.",
-				// A standby answers from its own copy of the storage, in which a
-				// token may still be active whose revocation was acknowledged.
-				ForwardPerformanceStandby:   true,
-				ForwardPerformanceSecondary: true,
-				Responses:                   responds(http.StatusOK, introspectionFields()),
-			},
+			// In a standby's copy of the storage a token may still be active whose
+			// revocation was acknowledged.
+			logical.UpdateOperation: forwarded(b.pathIntrospectWrite, "Verify a token.", responds(http.StatusOK, introspectionFields())),
 		},
 		HelpSynopsis: "Tell whether a token is active, and what it may do (RFC 7662).",
 		HelpDescription: `
@@ -64,8 +57,8 @@ func introspectionFields() map[string]*framework.FieldSchema {
 	}
 }
 
-func (b *backend) pathIntrospectWrite(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
-	answer, err := b.tokens.Introspect(ctx, req.Storage, token.Introspection{
+func (b *tokensBackend) pathIntrospectWrite(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
+	answer, err := b.engine.Tokens.Introspect(ctx, req.Storage, token.Introspection{
 		Token:          format.Secret(data.Get("token").(string)),
 		ClientIP:       optional[string](data, "client_ip"),
 		RequiredScopes: data.Get("required_scopes").([]string),
@@ -75,52 +68,8 @@ func (b *backend) pathIntrospectWrite(ctx context.Context, req *logical.Request,
 		return nil, err
 	}
 	if !answer.Active {
-		b.Logger().Info("introspection refused", "reason", string(answer.Why), "token_id", answer.ID, "role", answer.Role,
+		b.Logger().Info("introspection refused", "reason", string(answer.Reason), "token_id", answer.ID, "role", answer.Role,
 			"scope_failed", answer.ScopeFailed, "audience_failed", answer.AudienceFailed, "client_ip_failed", answer.ClientIPFailed)
 	}
 	return &logical.Response{Data: introspectionData(answer)}, nil
-}
-
-func introspectionData(answer *token.Answer) map[string]any {
-	shown := map[string]any{"active": answer.Active}
-	if answer.ID == "" {
-		return shown
-	}
-	shown["token_id"] = answer.ID
-	shown["role"] = answer.Role
-	if !answer.Active {
-		for name, failed := range map[string]bool{
-			"scope_failed":     answer.ScopeFailed,
-			"audience_failed":  answer.AudienceFailed,
-			"client_ip_failed": answer.ClientIPFailed,
-		} {
-			if failed {
-				shown[name] = true
-			}
-		}
-		return shown
-	}
-	shown["token_type"] = string(answer.TokenType)
-	shown["scope"] = strings.Join(answer.Scopes, " ")
-	shown["client_id"] = answer.ClientID
-	shown["sub"] = answer.Subject
-	shown["iat"] = answer.IssuedAt.Unix()
-	shown["exp"] = answer.ExpiresAt.Unix()
-	if len(answer.Audience) > 0 {
-		shown["aud"] = answer.Audience
-	}
-	if answer.Issuer != "" {
-		shown["iss"] = answer.Issuer
-	}
-	if !answer.NotBefore.IsZero() {
-		shown["nbf"] = answer.NotBefore.Unix()
-		shown["jti"] = answer.ID
-	}
-	if answer.Cnf != nil {
-		shown["cnf"] = answer.Cnf.Map()
-	}
-	if len(answer.Metadata) > 0 {
-		shown["metadata"] = stringMap(answer.Metadata)
-	}
-	return shown
 }

@@ -13,21 +13,14 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/keyring"
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/usererror"
 )
 
-func (b *backend) pathKeys() []*framework.Path {
+func (b *tokensBackend) pathKeys() []*framework.Path {
 	name := field(framework.TypeString, "Name of the key. Case matters.")
 	algorithm := field(framework.TypeString, "Signature algorithm: "+strings.Join(keyring.AlgorithmNames(), ", ")+". Default ES256. Cannot change.")
 	period := field(framework.TypeDurationSecond, "How often the key is rotated by itself, at least 10m. Default 0: on demand only.")
 	allowed := field(framework.TypeCommaStringSlice, "Roles that may use the key. * stands for any run of characters. Default *; empty allows none.")
-	write := &framework.PathOperation{
-		Callback:                    b.pathKeysWrite,
-		Summary:                     "Create or change a signing key.",
-		ForwardPerformanceStandby:   true,
-		ForwardPerformanceSecondary: true,
-		Responses:                   responds(http.StatusNoContent, nil),
-	}
+	write := forwarded(b.pathKeysWrite, "Create or change a signing key.", responds(http.StatusNoContent, nil))
 	return []*framework.Path{
 		{
 			Pattern: "keys/?$",
@@ -48,19 +41,13 @@ func (b *backend) pathKeys() []*framework.Path {
 				"emergency": field(framework.TypeBool, "Drop every version at once, for a key that leaked: all tokens that it signed stop working. Default false."),
 			},
 			Operations: map[logical.Operation]framework.OperationHandler{
-				logical.UpdateOperation: &framework.PathOperation{
-					Callback:                    b.pathKeysRotate,
-					Summary:                     "Rotate a signing key now.",
-					ForwardPerformanceStandby:   true,
-					ForwardPerformanceSecondary: true,
-					Responses: responds(http.StatusOK, map[string]*framework.FieldSchema{
-						"kid":       field(framework.TypeString, "Id of the version that signs now."),
-						"next_kid":  field(framework.TypeString, "Id of the version that is published to sign next."),
-						"retired":   field(framework.TypeString, "Id of the version that does not sign any more, and stays published until not_after."),
-						"not_after": field(framework.TypeString, "When the last token that the retired version signed has expired (RFC 3339)."),
-						"dropped":   field(framework.TypeStringSlice, "Ids of versions that are not published any more."),
-					}),
-				},
+				logical.UpdateOperation: forwarded(b.pathKeysRotate, "Rotate a signing key now.", responds(http.StatusOK, map[string]*framework.FieldSchema{
+					"kid":       field(framework.TypeString, "Id of the version that signs now."),
+					"next_kid":  field(framework.TypeString, "Id of the version that is published to sign next."),
+					"retired":   field(framework.TypeString, "Id of the version that does not sign any more, and stays published until not_after."),
+					"not_after": field(framework.TypeString, "When the last token that the retired version signed has expired (RFC 3339)."),
+					"dropped":   field(framework.TypeStringSlice, "Ids of versions that are not published any more."),
+				})),
 			},
 			HelpSynopsis: "Rotate a signing key now.",
 			HelpDescription: `
@@ -90,13 +77,7 @@ all that they signed.`,
 				},
 				logical.CreateOperation: write,
 				logical.UpdateOperation: write,
-				logical.DeleteOperation: &framework.PathOperation{
-					Callback:                    b.pathKeysDelete,
-					Summary:                     "Delete a key that nothing uses.",
-					ForwardPerformanceStandby:   true,
-					ForwardPerformanceSecondary: true,
-					Responses:                   responds(http.StatusNoContent, nil),
-				},
+				logical.DeleteOperation: forwarded(b.pathKeysDelete, "Delete a key that nothing uses.", responds(http.StatusNoContent, nil)),
 			},
 			HelpSynopsis: "A signing key of JWTs.",
 			HelpDescription: `
@@ -106,29 +87,29 @@ role names it and every token that it signed has expired.`,
 	}
 }
 
-func (b *backend) keyExists(ctx context.Context, req *logical.Request, data *framework.FieldData) (bool, error) {
+func (b *tokensBackend) keyExists(ctx context.Context, req *logical.Request, data *framework.FieldData) (bool, error) {
 	name, err := nameParameter(data)
 	if err != nil {
 		return false, nil // the handler refuses it
 	}
-	key, err := b.tokens.Keys.Get(ctx, req.Storage, name)
+	key, err := b.engine.Keys.Get(ctx, req.Storage, name)
 	return key != nil, err
 }
 
-func (b *backend) pathKeysList(ctx context.Context, req *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
-	names, err := b.tokens.Keys.List(ctx, req.Storage)
+func (b *tokensBackend) pathKeysList(ctx context.Context, req *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
+	names, err := b.engine.Keys.List(ctx, req.Storage)
 	if err != nil {
 		return nil, err
 	}
 	return logical.ListResponse(names), nil
 }
 
-func (b *backend) pathKeysRead(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
+func (b *tokensBackend) pathKeysRead(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
 	name, err := nameParameter(data)
 	if err != nil {
 		return nil, err
 	}
-	key, err := b.tokens.Keys.Get(ctx, req.Storage, name)
+	key, err := b.engine.Keys.Get(ctx, req.Storage, name)
 	if err != nil || key == nil {
 		return nil, err
 	}
@@ -142,22 +123,22 @@ func (b *backend) pathKeysRead(ctx context.Context, req *logical.Request, data *
 			"version":    v.Number,
 			"kid":        v.ID,
 			"state":      string(v.State),
-			"created_at": v.CreatedAt.UTC().Format(time.RFC3339),
+			"created_at": rfc3339(v.CreatedAt),
 			"public_key": public,
 		}
 		if !v.NotAfter.IsZero() {
-			versions[i]["not_after"] = v.NotAfter.UTC().Format(time.RFC3339)
+			versions[i]["not_after"] = rfc3339(v.NotAfter)
 		}
 	}
 	shown := map[string]any{
 		"algorithm":       key.Algorithm,
 		"rotation_period": int64(key.RotationPeriod.Seconds()),
 		"allowed_roles":   append([]string{}, key.AllowedRoles...),
-		"created_at":      key.CreatedAt.UTC().Format(time.RFC3339),
+		"created_at":      rfc3339(key.CreatedAt),
 		"versions":        versions,
 	}
 	if at := key.NextRotation(); !at.IsZero() {
-		shown["next_rotation"] = at.UTC().Format(time.RFC3339)
+		shown["next_rotation"] = rfc3339(at)
 	}
 	return &logical.Response{Data: shown}, nil
 }
@@ -170,20 +151,16 @@ func publicPEM(v *keyring.Version) (string, error) {
 	return string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der})), nil
 }
 
-func (b *backend) pathKeysWrite(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
+func (b *tokensBackend) pathKeysWrite(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
 	name, err := nameParameter(data)
 	if err != nil {
 		return nil, err
 	}
-	settings := keyring.Settings{
-		Algorithm:    optional[string](data, "algorithm"),
-		AllowedRoles: optional[[]string](data, "allowed_roles"),
-	}
-	if _, ok := data.GetOk("rotation_period"); ok {
-		period := seconds(data, "rotation_period")
-		settings.RotationPeriod = &period
-	}
-	key, created, err := b.tokens.Keys.Write(ctx, req.Storage, name, settings)
+	key, created, err := b.engine.Keys.Write(ctx, req.Storage, name, keyring.Settings{
+		Algorithm:      optional[string](data, "algorithm"),
+		RotationPeriod: optionalSeconds(data, "rotation_period"),
+		AllowedRoles:   optional[[]string](data, "allowed_roles"),
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -195,13 +172,13 @@ func (b *backend) pathKeysWrite(ctx context.Context, req *logical.Request, data 
 	return nil, nil
 }
 
-func (b *backend) pathKeysRotate(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
+func (b *tokensBackend) pathKeysRotate(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
 	name, err := nameParameter(data)
 	if err != nil {
 		return nil, err
 	}
 	emergency := data.Get("emergency").(bool)
-	rotation, err := b.tokens.Rotate(ctx, req.Storage, name, emergency)
+	rotation, err := b.engine.RotateKey(ctx, req.Storage, name, emergency)
 	if err != nil {
 		return nil, err
 	}
@@ -217,7 +194,7 @@ func (b *backend) pathKeysRotate(ctx context.Context, req *logical.Request, data
 	}}
 	if retired := rotation.Retired; retired != nil {
 		resp.Data["retired"] = retired.ID
-		resp.Data["not_after"] = retired.NotAfter.UTC().Format(time.RFC3339)
+		resp.Data["not_after"] = rfc3339(retired.NotAfter)
 	}
 	switch {
 	case emergency:
@@ -229,53 +206,15 @@ func (b *backend) pathKeysRotate(ctx context.Context, req *logical.Request, data
 	return resp, nil
 }
 
-func (b *backend) logRotation(rotation *keyring.Rotation) {
-	for _, v := range rotation.Dropped {
-		b.Logger().Info("key version dropped", "key", rotation.Key.Name, "kid", v.ID, "version", v.Number, "state", v.State)
-	}
-	if rotation.Rotated {
-		b.Logger().Info("key rotated", "key", rotation.Key.Name, "kid", rotation.Signing.ID, "version", rotation.Signing.Number)
-	}
-}
-
-func (b *backend) logKeyCreated(key *keyring.Key) {
-	b.Logger().Info("key created", "key", key.Name, "algorithm", key.Algorithm, "kid", key.Versions[0].ID)
-}
-
-func (b *backend) pathKeysDelete(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
+func (b *tokensBackend) pathKeysDelete(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
 	name, err := nameParameter(data)
 	if err != nil {
 		return nil, err
 	}
-	user, err := b.roleWithKey(ctx, req.Storage, name)
-	if err != nil {
-		return nil, err
-	}
-	if user != "" {
-		return nil, usererror.Field("name", "key %q is used by role %q; delete the role or give it another key first", name, user)
-	}
-	deleted, err := b.tokens.Keys.Delete(ctx, req.Storage, name)
+	deleted, err := b.engine.DeleteKey(ctx, req.Storage, name)
 	if err != nil || !deleted {
 		return nil, err
 	}
 	b.Logger().Info("key deleted", "key", name)
 	return nil, nil
-}
-
-// roleWithKey returns a role that names the key, or "".
-func (b *backend) roleWithKey(ctx context.Context, storage logical.Storage, key string) (string, error) {
-	names, err := b.tokens.Roles.List(ctx, storage, "")
-	if err != nil {
-		return "", err
-	}
-	for _, name := range names {
-		r, err := b.tokens.Roles.Get(ctx, storage, name)
-		if err != nil {
-			return "", err
-		}
-		if r != nil && r.Key == key {
-			return name, nil
-		}
-	}
-	return "", nil
 }

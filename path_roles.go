@@ -12,7 +12,6 @@ import (
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
 
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/keyring"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/role"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/usererror"
 )
@@ -116,22 +115,6 @@ var roleFields = []roleField{
 		func(r *role.Role) *bool { return &r.GenerateLease }),
 }
 
-func prefixStrings(prefixes []netip.Prefix) []string {
-	strings := make([]string, len(prefixes))
-	for i, p := range prefixes {
-		strings[i] = p.String()
-	}
-	return strings
-}
-
-func stringMap(m map[string]string) map[string]any {
-	shown := make(map[string]any, len(m))
-	for key, value := range m {
-		shown[key] = value
-	}
-	return shown
-}
-
 // roleFieldSchemas declares a role's fields, as read or written.
 func roleFieldSchemas() map[string]*framework.FieldSchema {
 	schemas := map[string]*framework.FieldSchema{
@@ -143,17 +126,11 @@ func roleFieldSchemas() map[string]*framework.FieldSchema {
 	return schemas
 }
 
-func (b *backend) pathRoles() []*framework.Path {
+func (b *tokensBackend) pathRoles() []*framework.Path {
 	fields := roleFieldSchemas()
 	fields["name"] = field(framework.TypeString, "Name of the role. Case matters.")
 	write := func(callback framework.OperationFunc, summary string) *framework.PathOperation {
-		return &framework.PathOperation{
-			Callback:                    callback,
-			Summary:                     summary,
-			ForwardPerformanceStandby:   true,
-			ForwardPerformanceSecondary: true,
-			Responses:                   responds(http.StatusNoContent, nil),
-		}
+		return forwarded(callback, summary, responds(http.StatusNoContent, nil))
 	}
 	return []*framework.Path{
 		{
@@ -194,33 +171,29 @@ with their leases. Revoke them with: vault lease revoke -prefix <mount>/creds/<n
 	}
 }
 
-func listFields(description string) map[string]*framework.FieldSchema {
-	return map[string]*framework.FieldSchema{"keys": field(framework.TypeStringSlice, description)}
-}
-
-func (b *backend) roleExists(ctx context.Context, req *logical.Request, data *framework.FieldData) (bool, error) {
+func (b *tokensBackend) roleExists(ctx context.Context, req *logical.Request, data *framework.FieldData) (bool, error) {
 	name, err := nameParameter(data)
 	if err != nil {
 		return false, nil // the handler refuses it
 	}
-	r, err := b.tokens.Roles.Get(ctx, req.Storage, name)
+	r, err := b.engine.Roles.Get(ctx, req.Storage, name)
 	return r != nil, err
 }
 
-func (b *backend) pathRolesList(ctx context.Context, req *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
-	names, err := b.tokens.Roles.List(ctx, req.Storage, "")
+func (b *tokensBackend) pathRolesList(ctx context.Context, req *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
+	names, err := b.engine.Roles.List(ctx, req.Storage, "")
 	if err != nil {
 		return nil, err
 	}
 	return logical.ListResponse(names), nil
 }
 
-func (b *backend) pathRolesRead(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
+func (b *tokensBackend) pathRolesRead(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
 	name, err := nameParameter(data)
 	if err != nil {
 		return nil, err
 	}
-	r, err := b.tokens.Roles.Get(ctx, req.Storage, name)
+	r, err := b.engine.Roles.Get(ctx, req.Storage, name)
 	if err != nil || r == nil {
 		return nil, err
 	}
@@ -231,7 +204,7 @@ func (b *backend) pathRolesRead(ctx context.Context, req *logical.Request, data 
 	return &logical.Response{Data: shown}, nil
 }
 
-func (b *backend) pathRolesWrite(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
+func (b *tokensBackend) pathRolesWrite(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
 	return b.changeRole(ctx, req, data, func(name string) (*role.Role, error) {
 		tokenType, err := role.ParseTokenType(data.Get("token_type").(string))
 		if err != nil {
@@ -241,7 +214,7 @@ func (b *backend) pathRolesWrite(ctx context.Context, req *logical.Request, data
 	})
 }
 
-func (b *backend) pathRolesPatch(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
+func (b *tokensBackend) pathRolesPatch(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
 	return b.changeRole(ctx, req, data, func(name string) (*role.Role, error) {
 		return nil, usererror.Field("name", "role %q does not exist; a patch changes what is there, so create it with a write", name)
 	})
@@ -249,42 +222,22 @@ func (b *backend) pathRolesPatch(ctx context.Context, req *logical.Request, data
 
 // changeRole sets what the request names on the role, or on the one that
 // create returns if there is none, and stores the result if it is valid.
-func (b *backend) changeRole(ctx context.Context, req *logical.Request, data *framework.FieldData, create func(name string) (*role.Role, error)) (*logical.Response, error) {
+func (b *tokensBackend) changeRole(ctx context.Context, req *logical.Request, data *framework.FieldData, create func(name string) (*role.Role, error)) (*logical.Response, error) {
 	name, err := nameParameter(data)
 	if err != nil {
 		return nil, err
 	}
-	defer b.tokens.Roles.Lock(name)()
-	old, err := b.tokens.Roles.Get(ctx, req.Storage, name)
+	done, err := b.engine.ChangeRole(ctx, req.Storage, name,
+		func() (*role.Role, error) { return create(name) },
+		func(r *role.Role, created bool) error { return setRoleFields(r, req.Data, data, created) })
+	if done != nil && done.NewKey != nil {
+		b.logKeyCreated(done.NewKey)
+	}
 	if err != nil {
 		return nil, err
 	}
-	var r *role.Role
-	if old != nil {
-		r = old.Clone()
-	} else if r, err = create(name); err != nil {
-		return nil, err
-	}
-	if err := setRoleFields(r, req.Data, data, old == nil); err != nil {
-		return nil, err
-	}
-	ceilings, err := b.tokens.Config.Get(ctx, req.Storage)
-	if err != nil {
-		return nil, err
-	}
-	if err := r.Validate(ceilings); err != nil {
-		return nil, err
-	}
-	if r.TokenType == role.JWT {
-		if err := b.requireKey(ctx, req, r); err != nil {
-			return nil, err
-		}
-	}
-	if err := b.tokens.Roles.Put(ctx, req.Storage, name, r); err != nil {
-		return nil, err
-	}
-	b.Logger().Info("role written", "role", name, "token_type", r.TokenType, "created", old == nil)
-	return b.warnCapped(r, ceilings.MaxTTL), nil
+	b.Logger().Info("role written", "role", name, "token_type", done.Role.TokenType, "created", done.Created)
+	return b.warnCapped(done.Role, done.Ceilings.MaxTTL), nil
 }
 
 // setRoleFields sets the fields that the request names; null, which only a
@@ -314,29 +267,8 @@ func setRoleFields(r *role.Role, named map[string]any, data *framework.FieldData
 	return nil
 }
 
-// requireKey makes sure that a role's signing key exists and allows the role.
-// The default key is made here, by somebody who may write roles, and never by
-// a caller without a Vault token.
-func (b *backend) requireKey(ctx context.Context, req *logical.Request, r *role.Role) error {
-	key, err := b.tokens.Keys.Get(ctx, req.Storage, r.Key)
-	if err != nil {
-		return err
-	}
-	if key == nil && r.Key == role.DefaultKey {
-		key, created, err := b.tokens.Keys.Write(ctx, req.Storage, r.Key, keyring.Settings{})
-		if err != nil {
-			return err
-		}
-		if created {
-			b.logKeyCreated(key)
-		}
-	}
-	_, err = b.tokens.Keys.Usable(ctx, req.Storage, r.Key, r.Name)
-	return err
-}
-
 // warnCapped tells which of a role's times will be cut by a lower maximum.
-func (b *backend) warnCapped(r *role.Role, ceiling time.Duration) *logical.Response {
+func (b *tokensBackend) warnCapped(r *role.Role, ceiling time.Duration) *logical.Response {
 	var warnings []string
 	warn := func(name string, value, limit time.Duration, whose string) {
 		if limit > 0 && value > limit {
@@ -354,25 +286,15 @@ func (b *backend) warnCapped(r *role.Role, ceiling time.Duration) *logical.Respo
 	return &logical.Response{Warnings: warnings}
 }
 
-func (b *backend) pathRolesDelete(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
+func (b *tokensBackend) pathRolesDelete(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
 	name, err := nameParameter(data)
 	if err != nil {
 		return nil, err
 	}
-	defer b.tokens.Roles.Lock(name)()
-	r, err := b.tokens.Roles.Get(ctx, req.Storage, name)
-	if err != nil || r == nil {
-		return nil, err
-	}
-	if err := b.tokens.Roles.Delete(ctx, req.Storage, name); err != nil {
+	deleted, err := b.engine.Roles.Remove(ctx, req.Storage, name)
+	if err != nil || !deleted {
 		return nil, err
 	}
 	b.Logger().Info("role deleted", "role", name)
 	return nil, nil
-}
-
-// nameParameter reads the name of a role or key from the path.
-func nameParameter(data *framework.FieldData) (string, error) {
-	name := data.Get("name").(string)
-	return name, role.ValidateName("name", name)
 }

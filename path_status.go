@@ -10,7 +10,7 @@ import (
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/verify/format"
 )
 
-func (b *backend) pathStatus() []*framework.Path {
+func (b *tokensBackend) pathStatus() []*framework.Path {
 	return []*framework.Path{{
 		Pattern: "status/(?P<list>.+)",
 		Fields:  map[string]*framework.FieldSchema{"list": field(framework.TypeString, "Id of the list, from a token's status claim.")},
@@ -29,12 +29,12 @@ which bit is its own. The list is new at once after a revocation.`,
 	}}
 }
 
-func (b *backend) pathStatusRead(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
+func (b *tokensBackend) pathStatusRead(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
 	id := data.Get("list").(string)
 	if !format.ValidID(id) {
 		return nil, nil
 	}
-	list, maxAge, err := b.tokens.StatusList(ctx, req.Storage, id)
+	list, maxAge, err := b.engine.StatusList(ctx, req.Storage, id)
 	if err != nil || list == nil {
 		return nil, err
 	}

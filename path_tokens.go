@@ -4,8 +4,6 @@ import (
 	"context"
 	"maps"
 	"net/http"
-	"strings"
-	"time"
 
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
@@ -17,7 +15,7 @@ import (
 // maxPage bounds one page of a list.
 const maxPage = 1000
 
-func (b *backend) pathTokens() []*framework.Path {
+func (b *tokensBackend) pathTokens() []*framework.Path {
 	recordFields := tokenFields()
 	maps.Copy(recordFields, map[string]*framework.FieldSchema{
 		"subject":      field(framework.TypeString, "Subject."),
@@ -54,13 +52,7 @@ The order is stable and means nothing. JWTs have no record and are not listed.`,
 					Summary:   "Read what is known of a token; never the token itself.",
 					Responses: responds(http.StatusOK, recordFields),
 				},
-				logical.DeleteOperation: &framework.PathOperation{
-					Callback:                    b.pathTokensDelete,
-					Summary:                     "Revoke a token by its id.",
-					ForwardPerformanceStandby:   true,
-					ForwardPerformanceSecondary: true,
-					Responses:                   responds(http.StatusNoContent, nil),
-				},
+				logical.DeleteOperation: forwarded(b.pathTokensDelete, "Revoke a token by its id.", responds(http.StatusNoContent, nil)),
 			},
 			HelpSynopsis: "Look up or revoke an API key or bearer token by its id.",
 			HelpDescription: `
@@ -70,7 +62,7 @@ revoke it by its lease, or with the token itself at revoke.`,
 	}
 }
 
-func (b *backend) pathTokensList(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
+func (b *tokensBackend) pathTokensList(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
 	after, limit := data.Get("after").(string), data.Get("limit").(int)
 	switch {
 	case after != "" && !format.ValidID(after):
@@ -78,7 +70,7 @@ func (b *backend) pathTokensList(ctx context.Context, req *logical.Request, data
 	case limit < 1 || limit > maxPage:
 		return nil, usererror.Field("limit", "must be between 1 and %d", maxPage)
 	}
-	ids, more, err := b.tokens.List(ctx, req.Storage, after, limit)
+	ids, more, err := b.engine.Tokens.List(ctx, req.Storage, after, limit)
 	if err != nil {
 		return nil, err
 	}
@@ -99,47 +91,34 @@ func tokenID(data *framework.FieldData) (string, error) {
 	return id, nil
 }
 
-func (b *backend) pathTokensRead(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
+func (b *tokensBackend) pathTokensRead(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
 	id, err := tokenID(data)
 	if err != nil {
 		return nil, err
 	}
-	r, err := b.tokens.Get(ctx, req.Storage, id)
+	r, err := b.engine.Tokens.Get(ctx, req.Storage, id)
 	if err != nil || r == nil {
 		return nil, err
 	}
-	shown := map[string]any{
-		"token_id":     r.ID,
-		"token_type":   string(r.TokenType),
-		"role":         r.Role,
-		"scopes":       append([]string{}, r.Scopes...),
-		"scope":        strings.Join(r.Scopes, " "),
-		"audience":     append([]string{}, r.Audience...),
-		"issued_at":    r.IssuedAt.Format(time.RFC3339),
-		"expires_at":   r.ExpiresAt.Format(time.RFC3339),
+	shown := tokenData(r)
+	maps.Copy(shown, map[string]any{
 		"subject":      r.Subject,
 		"client_id":    r.ClientID,
 		"entity_id":    r.EntityID,
 		"display_name": r.DisplayName,
 		"bound_cidrs":  prefixStrings(r.BoundCIDRs),
-	}
-	if r.Cnf != nil {
-		shown["cnf"] = r.Cnf.Map()
-	}
-	if len(r.Metadata) > 0 {
-		shown["metadata"] = stringMap(r.Metadata)
-	}
+	})
 	return &logical.Response{Data: shown}, nil
 }
 
-func (b *backend) pathTokensDelete(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
+func (b *tokensBackend) pathTokensDelete(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
 	id, err := tokenID(data)
 	if err != nil {
 		return nil, err
 	}
-	revoked, err := b.tokens.RevokeOpaque(ctx, req.Storage, id)
-	b.logRevoked(revoked, err)
-	if revoked != nil || err != nil {
+	ended, err := b.engine.Tokens.RevokeOpaque(ctx, req.Storage, id)
+	b.logEnded(ended, err)
+	if ended != nil || err != nil {
 		return nil, err
 	}
 	return &logical.Response{Warnings: []string{

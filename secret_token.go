@@ -37,13 +37,13 @@ func leaseData(issued *token.Issued) map[string]any {
 	data := map[string]any{leaseTokenID: issued.ID, leaseRole: issued.Role}
 	if issued.TokenType == role.JWT {
 		data[leaseExpiresAt] = issued.ExpiresAt.Format(time.RFC3339)
-		data[leaseList] = issued.Place.List
-		data[leaseIndex] = strconv.Itoa(issued.Place.Index)
+		data[leaseList] = issued.Ref.List
+		data[leaseIndex] = strconv.Itoa(issued.Ref.Index)
 	}
 	return data
 }
 
-func (b *backend) secrets() []*framework.Secret {
+func (b *tokensBackend) secrets() []*framework.Secret {
 	fields := map[string]*framework.FieldSchema{"token": field(framework.TypeString, "The token.")}
 	return []*framework.Secret{
 		{Type: secretTypes[role.APIKey], Fields: fields, Renew: b.renewOpaque, Revoke: b.revokeOpaque},
@@ -53,12 +53,12 @@ func (b *backend) secrets() []*framework.Secret {
 	}
 }
 
-func (b *backend) renewOpaque(ctx context.Context, req *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
+func (b *tokensBackend) renewOpaque(ctx context.Context, req *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
 	id, err := leaseString(req, leaseTokenID)
 	if err != nil {
 		return nil, err
 	}
-	renewed, err := b.tokens.Renew(ctx, req.Storage, id, req.Secret.Increment)
+	renewed, err := b.engine.Tokens.Renew(ctx, req.Storage, id, req.Secret.Increment)
 	if err != nil {
 		return nil, err
 	}
@@ -72,36 +72,24 @@ func (b *backend) renewOpaque(ctx context.Context, req *logical.Request, _ *fram
 	return resp, nil
 }
 
-func (b *backend) revokeOpaque(ctx context.Context, req *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
+func (b *tokensBackend) revokeOpaque(ctx context.Context, req *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
 	id, err := leaseString(req, leaseTokenID)
 	if err != nil {
 		return nil, err
 	}
-	revoked, err := b.tokens.RevokeOpaque(ctx, req.Storage, id)
-	b.logRevoked(revoked, err)
+	ended, err := b.engine.Tokens.RevokeOpaque(ctx, req.Storage, id)
+	b.logEnded(ended, err)
 	return nil, err
 }
 
-func (b *backend) revokeJWT(ctx context.Context, req *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
+func (b *tokensBackend) revokeJWT(ctx context.Context, req *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
 	lease, err := jwtLease(req)
 	if err != nil {
 		return nil, err
 	}
-	revoked, err := b.tokens.RevokeJWT(ctx, req.Storage, lease)
-	b.logRevoked(revoked, err)
+	ended, err := b.engine.Tokens.RevokeJWT(ctx, req.Storage, lease)
+	b.logEnded(ended, err)
 	return nil, err
-}
-
-// logRevoked logs the end of a token. Vault's audit log has no entry for a
-// lease that expires, so that this line is the only trace of it.
-func (b *backend) logRevoked(revoked *token.Revoked, err error) {
-	switch {
-	case err != nil || revoked == nil:
-	case revoked.Expired:
-		b.Logger().Info("token expired", "token_id", revoked.ID, "role", revoked.Role, "token_type", revoked.TokenType)
-	default:
-		b.Logger().Info("token revoked", "token_id", revoked.ID, "role", revoked.Role, "token_type", revoked.TokenType)
-	}
 }
 
 func jwtLease(req *logical.Request) (lease token.JWTLease, err error) {
@@ -113,12 +101,12 @@ func jwtLease(req *logical.Request) (lease token.JWTLease, err error) {
 	}
 	lease.ID = read(leaseTokenID)
 	lease.Role = read(leaseRole)
-	lease.Place = statuslist.Place{List: read(leaseList)}
+	lease.Ref = statuslist.Ref{List: read(leaseList)}
 	index, expires := read(leaseIndex), read(leaseExpiresAt)
 	if err != nil {
 		return lease, err
 	}
-	if lease.Place.Index, err = strconv.Atoi(index); err != nil {
+	if lease.Ref.Index, err = strconv.Atoi(index); err != nil {
 		return lease, fmt.Errorf("lease data %s: %w", leaseIndex, err)
 	}
 	if lease.ExpiresAt, err = time.Parse(time.RFC3339, expires); err != nil {

@@ -110,12 +110,6 @@ type Store struct {
 // NewStore returns an empty store.
 func NewStore() *Store { return &Store{entries: store.Entries[Config]{Prefix: entryName + "/"}} }
 
-// Lock serializes changes of the configuration.
-func (s *Store) Lock() (unlock func()) {
-	s.changes.Lock()
-	return s.changes.Unlock
-}
-
 // Get returns the configuration, or the default one if none was written.
 func (s *Store) Get(ctx context.Context, storage logical.Storage) (*Config, error) {
 	return s.current.Get(func() (*Config, error) {
@@ -127,10 +121,22 @@ func (s *Store) Get(ctx context.Context, storage logical.Storage) (*Config, erro
 	})
 }
 
-// Put writes the configuration.
-func (s *Store) Put(ctx context.Context, storage logical.Storage, c *Config) error {
+// Change stores what change makes of the configuration, if that is valid, and
+// returns it as it was and as it is.
+func (s *Store) Change(ctx context.Context, storage logical.Storage, change func(*Config)) (before, after *Config, err error) {
+	s.changes.Lock()
+	defer s.changes.Unlock()
+	before, err = s.Get(ctx, storage)
+	if err != nil {
+		return nil, nil, err
+	}
+	changed := *before
+	change(&changed)
+	if err := changed.Validate(); err != nil {
+		return nil, nil, err
+	}
 	defer s.current.Drop()
-	return s.entries.Put(ctx, storage, entryName, c)
+	return before, &changed, s.entries.Put(ctx, storage, entryName, &changed)
 }
 
 // Invalidate drops what is cached of a storage key that changed elsewhere.

@@ -24,9 +24,9 @@ import (
 // StoragePrefix is where keys lie; it is seal-wrapped where the seal supports it.
 const StoragePrefix = "key/"
 
-// horizonStep is how far ahead of need SignedUntil is written, so that signing
+// reserveAhead is how far ahead of need SignedUntil is written, so that signing
 // writes storage once per step and not once per token.
-const horizonStep = 10 * time.Minute
+const reserveAhead = 10 * time.Minute
 
 // MinRotationPeriod leaves verifiers the time to fetch a key before it signs:
 // it is above the longest time that a key set may be cached for.
@@ -262,7 +262,7 @@ func (k *Keyring) extendHorizon(ctx context.Context, storage logical.Storage, na
 	if err != nil || !expires.After(version.SignedUntil) {
 		return version, err
 	}
-	version.SignedUntil = expires.Add(horizonStep)
+	version.SignedUntil = expires.Add(reserveAhead)
 	return version, k.put(ctx, storage, key)
 }
 

@@ -24,11 +24,11 @@ type Rotation struct {
 // Rotate lets the next version sign, retires the one that did, and publishes a
 // new next one. All of it takes effect with one write, or none of it.
 //
-// linger is for how long at least a retired version stays published, for what
+// minPublished is for how long at least a retired version stays published, for what
 // was signed with it besides tokens.
-func (k *Keyring) Rotate(ctx context.Context, storage logical.Storage, name string, linger time.Duration) (*Rotation, error) {
+func (k *Keyring) Rotate(ctx context.Context, storage logical.Storage, name string, minPublished time.Duration) (*Rotation, error) {
 	return k.rotate(ctx, storage, name, func(key *Key, a algorithm, now time.Time) (*Rotation, error) {
-		return k.advance(key, a, now, linger)
+		return k.advance(key, a, now, minPublished)
 	})
 }
 
@@ -50,7 +50,7 @@ func (k *Keyring) EmergencyRotate(ctx context.Context, storage logical.Storage, 
 
 // RotateDue rotates the keys whose time has come and drops retired versions
 // that nothing needs any more. It reports the rotations.
-func (k *Keyring) RotateDue(ctx context.Context, storage logical.Storage, linger time.Duration) ([]*Rotation, error) {
+func (k *Keyring) RotateDue(ctx context.Context, storage logical.Storage, minPublished time.Duration) ([]*Rotation, error) {
 	r, err := k.load(ctx, storage)
 	if err != nil {
 		return nil, err
@@ -64,7 +64,7 @@ func (k *Keyring) RotateDue(ctx context.Context, storage logical.Storage, linger
 		rotation, err := k.rotate(ctx, storage, name, func(key *Key, a algorithm, now time.Time) (*Rotation, error) {
 			rotation := &Rotation{Dropped: key.dropExpired(now)}
 			if at := key.NextRotation(); !at.IsZero() && !now.Before(at) {
-				advanced, err := k.advance(key, a, now, linger)
+				advanced, err := k.advance(key, a, now, minPublished)
 				if err != nil {
 					return nil, err
 				}
@@ -125,7 +125,7 @@ func (k *Keyring) rotate(ctx context.Context, storage logical.Storage, name stri
 	return done, k.put(ctx, storage, key)
 }
 
-func (k *Keyring) advance(key *Key, a algorithm, now time.Time, linger time.Duration) (*Rotation, error) {
+func (k *Keyring) advance(key *Key, a algorithm, now time.Time, minPublished time.Duration) (*Rotation, error) {
 	if len(key.Versions) >= maxVersions {
 		return nil, usererror.Field("name", "key %q has %d versions whose tokens still live; rotate it less often, or in an emergency with emergency=true", key.Name, len(key.Versions))
 	}
@@ -139,7 +139,7 @@ func (k *Keyring) advance(key *Key, a algorithm, now time.Time, linger time.Dura
 	}
 	signing.State = Retired
 	// Fixed now, by what was signed, and not by settings that may change.
-	signing.NotAfter = later(signing.SignedUntil, now.Add(linger))
+	signing.NotAfter = later(signing.SignedUntil, now.Add(minPublished))
 	next.State, next.SigningSince = Signing, now
 	if err := key.addVersion(a, Next, now); err != nil {
 		return nil, err

@@ -133,15 +133,15 @@ func (l *Lists) takeExpired(ctx context.Context, storage logical.Storage) ([]str
 		return nil, err
 	}
 	var ids []string
-	for id, list := range l.byID {
+	for id, known := range l.byID {
 		// Some time later, so that no revocation is still under way.
-		if l.clock().Before(list.Until.Add(tidyMargin)) {
+		if l.clock().Before(known.Until.Add(tidyMargin)) {
 			continue
 		}
 		ids = append(ids, id)
 		delete(l.byID, id)
-		if l.current[list.Owner] == list {
-			delete(l.current, list.Owner)
+		if l.current[known.Owner] == known {
+			delete(l.current, known.Owner)
 		}
 	}
 	return ids, nil
@@ -159,5 +159,5 @@ func (l *Lists) remove(ctx context.Context, storage logical.Storage, id string) 
 			return err
 		}
 	}
-	return l.lists.Delete(ctx, storage, id)
+	return l.entries.Delete(ctx, storage, id)
 }

@@ -1,4 +1,4 @@
-// Package statuslist gives every JWT its place in a Token Status List
+// Package statuslist gives every JWT a bit in a Token Status List
 // (draft-ietf-oauth-status-list) and remembers which of them are revoked.
 package statuslist
 
@@ -27,13 +27,13 @@ const (
 	listSize = 1 << 17
 	// blockSize is how many indexes one write reserves.
 	blockSize = 1 << 12
-	// horizonStep is how far ahead of need a list's Until is written.
-	horizonStep = 10 * time.Minute
+	// reserveAhead is how far beyond the need a list's Until is written.
+	reserveAhead = 10 * time.Minute
 )
 
-// List is one status list as stored. All its tokens are of one role, name one
+// entry is one status list as stored. All its tokens are of one role, name one
 // issuer and are signed with one key, which signs the list as well.
-type List struct {
+type entry struct {
 	ID string `json:"id"`
 	Owner
 	CreatedAt time.Time `json:"created_at"`
@@ -56,15 +56,15 @@ type Revocation struct {
 	RevokedAt time.Time `json:"revoked_at"`
 }
 
-// Place is where a token stands.
-type Place struct {
+// Ref refers to a token's bit: an index in a list.
+type Ref struct {
 	List  string
 	Index int
 }
 
 // Lists is all status lists of a mount, held in memory once loaded.
 type Lists struct {
-	lists       store.Entries[List]
+	entries     store.Entries[entry]
 	revocations store.Entries[Revocation] // named by revocationName
 	clock       func() time.Time
 	random      io.Reader
@@ -76,8 +76,9 @@ type Lists struct {
 	current map[Owner]*list // the list that new tokens join
 }
 
+// list is one status list in memory.
 type list struct {
-	List
+	entry
 	free      []int // reserved and not given out, in random order
 	statuses  *format.StatusList
 	version   int        // of the statuses; counts changes
@@ -85,14 +86,14 @@ type list struct {
 	building  sync.Mutex // held while the list is signed
 }
 
-func newList(stored List) *list {
-	return &list{List: stored, statuses: format.NewStatusList(listSize, 1)}
+func newList(stored entry) *list {
+	return &list{entry: stored, statuses: format.NewStatusList(listSize, 1)}
 }
 
 // New returns the lists of a mount; they are loaded on first use.
 func New(clock func() time.Time, random io.Reader) *Lists {
 	l := &Lists{
-		lists:       store.Entries[List]{Prefix: listPrefix},
+		entries:     store.Entries[entry]{Prefix: listPrefix},
 		revocations: store.Entries[Revocation]{Prefix: revokedPrefix},
 		clock:       clock,
 		random:      random,
@@ -110,25 +111,25 @@ func (l *Lists) Invalidate(key string) bool {
 	return ours
 }
 
-// Reserve finds a place for a token that lives until expires. It writes the
+// Reserve returns an unused bit for a token that lives until expires. It writes the
 // storage once per block of indexes, not once per token.
-func (l *Lists) Reserve(ctx context.Context, storage logical.Storage, owner Owner, expires time.Time) (Place, error) {
+func (l *Lists) Reserve(ctx context.Context, storage logical.Storage, owner Owner, expires time.Time) (Ref, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if err := l.load(ctx, storage); err != nil {
-		return Place{}, err
+		return Ref{}, err
 	}
 	current := l.current[owner]
 	if current == nil || len(current.free) == 0 || expires.After(current.Until) {
 		var err error
 		if current, err = l.extend(ctx, storage, owner, current, expires); err != nil {
-			return Place{}, err
+			return Ref{}, err
 		}
 	}
 	last := len(current.free) - 1
 	index := current.free[last]
 	current.free = current.free[:last]
-	return Place{List: current.ID, Index: index}, nil
+	return Ref{List: current.ID, Index: index}, nil
 }
 
 // extend makes room on the current list, or starts a new one, and persists
@@ -139,9 +140,9 @@ func (l *Lists) extend(ctx context.Context, storage logical.Storage, owner Owner
 		if err != nil {
 			return nil, err
 		}
-		current = newList(List{ID: id, Owner: owner, CreatedAt: l.clock()})
+		current = newList(entry{ID: id, Owner: owner, CreatedAt: l.clock()})
 	}
-	next := current.List
+	next := current.entry
 	var block []int
 	if len(current.free) == 0 {
 		// In random order, so that an index says nothing about when its token
@@ -153,12 +154,12 @@ func (l *Lists) extend(ctx context.Context, storage logical.Storage, owner Owner
 		next.Reserved += len(block)
 	}
 	if expires.After(next.Until) {
-		next.Until = expires.Add(horizonStep)
+		next.Until = expires.Add(reserveAhead)
 	}
-	if err := l.lists.Put(ctx, storage, next.ID, &next); err != nil {
+	if err := l.entries.Put(ctx, storage, next.ID, &next); err != nil {
 		return nil, err
 	}
-	current.List = next
+	current.entry = next
 	current.free = append(current.free, block...)
 	l.byID[current.ID] = current
 	l.current[owner] = current
@@ -171,63 +172,63 @@ func (l *Lists) extend(ctx context.Context, storage logical.Storage, owner Owner
 //
 // An index that was never reserved is revoked all the same: after a snapshot
 // was restored, the storage does not know what was given out since.
-func (l *Lists) Revoke(ctx context.Context, storage logical.Storage, place Place, tokenID string) (bool, error) {
-	if todo, err := l.revocable(ctx, storage, place); err != nil || !todo {
+func (l *Lists) Revoke(ctx context.Context, storage logical.Storage, ref Ref, tokenID string) (bool, error) {
+	if todo, err := l.revocable(ctx, storage, ref); err != nil || !todo {
 		return false, err
 	}
-	err := l.revocations.Put(ctx, storage, revocationName(place), &Revocation{TokenID: tokenID, RevokedAt: l.clock()})
+	err := l.revocations.Put(ctx, storage, revocationName(ref), &Revocation{TokenID: tokenID, RevokedAt: l.clock()})
 	if err != nil {
 		return false, err
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if list := l.byID[place.List]; list != nil {
-		list.markRevoked(place.Index)
+	if known := l.byID[ref.List]; known != nil {
+		known.markRevoked(ref.Index)
 	}
 	return true, nil
 }
 
-func (l *Lists) revocable(ctx context.Context, storage logical.Storage, place Place) (bool, error) {
+func (l *Lists) revocable(ctx context.Context, storage logical.Storage, ref Ref) (bool, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if err := l.load(ctx, storage); err != nil {
 		return false, err
 	}
-	list := l.byID[place.List]
-	if list == nil {
+	known := l.byID[ref.List]
+	if known == nil {
 		return false, nil
 	}
-	status, ok := list.statuses.Get(place.Index)
+	status, ok := known.statuses.Get(ref.Index)
 	return ok && status == format.StatusValid, nil
 }
 
 // markRevoked sets the status of an index, and keeps it from being given out.
-func (l *list) markRevoked(index int) bool {
-	if !l.statuses.Set(index, format.StatusInvalid) {
+func (of *list) markRevoked(index int) bool {
+	if !of.statuses.Set(index, format.StatusInvalid) {
 		return false
 	}
-	l.version++
-	if index >= l.Reserved {
-		l.Reserved = index + 1
+	of.version++
+	if index >= of.Reserved {
+		of.Reserved = index + 1
 	}
 	return true
 }
 
-// Look tells of which role the token at a place is, and whether it is revoked.
-// A place that was not given out counts as revoked, as does one on a list that
+// Status returns the token's role and whether it is revoked.
+// An index that was not given out counts as revoked, as does one on a list that
 // is gone: lists outlive their tokens.
-func (l *Lists) Look(ctx context.Context, storage logical.Storage, place Place) (role string, revoked bool, err error) {
+func (l *Lists) Status(ctx context.Context, storage logical.Storage, ref Ref) (role string, revoked bool, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if err := l.load(ctx, storage); err != nil {
 		return "", true, err
 	}
-	list := l.byID[place.List]
-	if list == nil || place.Index >= list.Reserved {
+	known := l.byID[ref.List]
+	if known == nil || ref.Index >= known.Reserved {
 		return "", true, nil
 	}
-	status, ok := list.statuses.Get(place.Index)
-	return list.Role, !ok || status != format.StatusValid, nil
+	status, ok := known.statuses.Get(ref.Index)
+	return known.Role, !ok || status != format.StatusValid, nil
 }
 
 // load reads all lists and revocations, unless memory is current. l.mu is held.
@@ -245,7 +246,7 @@ func (l *Lists) load(ctx context.Context, storage logical.Storage) error {
 }
 
 func (l *Lists) read(ctx context.Context, storage logical.Storage) (byID map[string]*list, current map[Owner]*list, err error) {
-	ids, err := l.lists.List(ctx, storage, "")
+	ids, err := l.entries.List(ctx, storage, "")
 	if err != nil {
 		return nil, nil, err
 	}
@@ -269,7 +270,7 @@ func (l *Lists) read(ctx context.Context, storage logical.Storage) (byID map[str
 }
 
 func (l *Lists) readList(ctx context.Context, storage logical.Storage, id string) (*list, error) {
-	stored, err := l.lists.Read(ctx, storage, id)
+	stored, err := l.entries.Read(ctx, storage, id)
 	if err != nil || stored == nil {
 		return nil, err
 	}
@@ -287,4 +288,4 @@ func (l *Lists) readList(ctx context.Context, storage logical.Storage, id string
 	return read, nil
 }
 
-func revocationName(place Place) string { return place.List + "/" + strconv.Itoa(place.Index) }
+func revocationName(ref Ref) string { return ref.List + "/" + strconv.Itoa(ref.Index) }

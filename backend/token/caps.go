@@ -21,8 +21,8 @@ type caps struct {
 	entries store.Entries[capped] // named <role>/<token id>
 	clock   func() time.Time
 
-	mu     sync.Mutex
-	counts map[string]*count // by role
+	mu   sync.Mutex
+	live map[string]*liveTokens // by role
 }
 
 // capped is the entry of one token. It is written before the token's record,
@@ -31,15 +31,15 @@ type capped struct {
 	ExpiresAt time.Time `json:"expires_at"`
 }
 
-// count is the live tokens of one role by id, with their expiry.
-type count struct {
+// liveTokens are the live tokens of one role by id, with their expiry.
+type liveTokens struct {
 	mu      sync.Mutex
 	loaded  bool
 	expires map[string]time.Time
 }
 
 func newCaps(clock func() time.Time) *caps {
-	return &caps{entries: store.Entries[capped]{Prefix: capPrefix}, clock: clock, counts: map[string]*count{}}
+	return &caps{entries: store.Entries[capped]{Prefix: capPrefix}, clock: clock, live: map[string]*liveTokens{}}
 }
 
 // invalidate drops what is known of a storage key that changed elsewhere.
@@ -52,53 +52,53 @@ func (c *caps) invalidate(key string) bool {
 	return ours
 }
 
-func (c *caps) of(role string) *count {
+func (c *caps) of(role string) *liveTokens {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.counts[role] == nil {
-		c.counts[role] = &count{expires: map[string]time.Time{}}
+	if c.live[role] == nil {
+		c.live[role] = &liveTokens{expires: map[string]time.Time{}}
 	}
-	return c.counts[role]
+	return c.live[role]
 }
 
 // forget makes the next capped issue of a role count from the storage.
 func (c *caps) forget(role string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	delete(c.counts, role)
+	delete(c.live, role)
 }
 
 func (c *caps) forgetAll() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	clear(c.counts)
+	clear(c.live)
 }
 
 // take counts a token that is about to be written, unless the cap is reached.
 func (c *caps) take(ctx context.Context, storage logical.Storage, record *Record, maxTokens int) error {
-	count := c.of(record.Role)
-	count.mu.Lock()
-	defer count.mu.Unlock()
-	if !count.loaded {
-		if err := c.load(ctx, storage, record.Role, count); err != nil {
+	live := c.of(record.Role)
+	live.mu.Lock()
+	defer live.mu.Unlock()
+	if !live.loaded {
+		if err := c.load(ctx, storage, record.Role, live); err != nil {
 			return err
 		}
 	}
-	if len(count.expires) >= maxTokens {
-		count.dropExpired(c.clock())
+	if len(live.expires) >= maxTokens {
+		live.dropExpired(c.clock())
 	}
-	if len(count.expires) >= maxTokens {
+	if len(live.expires) >= maxTokens {
 		return usererror.Field("role", "%q has reached max_tokens: %d tokens of it are live; revoke some or raise max_tokens", record.Role, maxTokens)
 	}
 	if err := c.put(ctx, storage, record); err != nil {
 		return err
 	}
-	count.expires[record.ID] = record.ExpiresAt
+	live.expires[record.ID] = record.ExpiresAt
 	return nil
 }
 
 // load reads the entries of a role, and removes those that have expired.
-func (c *caps) load(ctx context.Context, storage logical.Storage, role string, count *count) error {
+func (c *caps) load(ctx context.Context, storage logical.Storage, role string, live *liveTokens) error {
 	ids, err := c.entries.List(ctx, storage, role+"/")
 	if err != nil {
 		return err
@@ -111,48 +111,48 @@ func (c *caps) load(ctx context.Context, storage logical.Storage, role string, c
 			return err
 		case entry == nil: // revoked since it was listed
 		case now.Before(entry.ExpiresAt):
-			count.expires[id] = entry.ExpiresAt
+			live.expires[id] = entry.ExpiresAt
 		default:
 			if err := c.entries.Delete(ctx, storage, role+"/"+id); err != nil {
 				return err
 			}
 		}
 	}
-	count.loaded = true
+	live.loaded = true
 	return nil
 }
 
-func (c *count) dropExpired(now time.Time) {
-	for id, expires := range c.expires {
+func (l *liveTokens) dropExpired(now time.Time) {
+	for id, expires := range l.expires {
 		if !now.Before(expires) {
-			delete(c.expires, id)
+			delete(l.expires, id)
 		}
 	}
 }
 
 // move follows the renewal of a token.
 func (c *caps) move(ctx context.Context, storage logical.Storage, record *Record) error {
-	count := c.of(record.Role)
-	count.mu.Lock()
-	defer count.mu.Unlock()
+	live := c.of(record.Role)
+	live.mu.Lock()
+	defer live.mu.Unlock()
 	if err := c.put(ctx, storage, record); err != nil {
 		return err
 	}
-	if count.loaded {
-		count.expires[record.ID] = record.ExpiresAt
+	if live.loaded {
+		live.expires[record.ID] = record.ExpiresAt
 	}
 	return nil
 }
 
 // release follows the end of a token.
 func (c *caps) release(ctx context.Context, storage logical.Storage, record *Record) error {
-	count := c.of(record.Role)
-	count.mu.Lock()
-	defer count.mu.Unlock()
+	live := c.of(record.Role)
+	live.mu.Lock()
+	defer live.mu.Unlock()
 	if err := c.entries.Delete(ctx, storage, record.Role+"/"+record.ID); err != nil {
 		return err
 	}
-	delete(count.expires, record.ID)
+	delete(live.expires, record.ID)
 	return nil
 }
 

@@ -17,57 +17,57 @@ import (
 // bytes. No longer one is issued.
 const maxTokenLength = 64 * 1024
 
-// Inactive is why a token is not active, for the log: callers are told no more
-// than that it is not.
-type Inactive string
+// Reason is why a token is not active, for the log: callers learn no more than
+// that it is not.
+type Reason string
 
-// Why a token is not active.
+// Reasons for a token not to be active.
 const (
-	Malformed Inactive = "malformed"
-	Unknown   Inactive = "unknown or revoked"
-	Expired   Inactive = "expired"
-	IsRevoked Inactive = "revoked"
-	NotYet    Inactive = "not valid yet"
-	CheckFail Inactive = "check failed"
+	Malformed Reason = "malformed"
+	Unknown   Reason = "unknown or revoked"
+	Expired   Reason = "expired"
+	Revoked   Reason = "revoked"
+	NotYet    Reason = "not valid yet"
+	CheckFail Reason = "check failed"
 )
 
-// found is a presented token after authentication. Either inactive is set, or
-// the token is live and one of record and claims is; of a JWT that is not valid
-// yet, both are.
+// found is a presented token after authentication. Either reason is set, or the
+// token is live and one of record and claims is; of a JWT that is not valid yet,
+// both are.
 type found struct {
-	inactive Inactive
-	record   *Record
+	reason Reason
+	record *Record
 
 	claims *format.Claims
-	place  statuslist.Place
+	ref    statuslist.Ref
 	role   string
 }
 
 // find authenticates a presented token of any kind.
-func (s *Service) find(ctx context.Context, storage logical.Storage, token format.Secret) (found, error) {
+func (t *Tokens) find(ctx context.Context, storage logical.Storage, token format.Secret) (found, error) {
 	text := token.Reveal()
 	if len(text) > maxTokenLength {
-		return found{inactive: Malformed}, nil
+		return found{reason: Malformed}, nil
 	}
 	if strings.Count(text, ".") == 2 {
-		return s.findJWT(ctx, storage, text)
+		return t.findJWT(ctx, storage, text)
 	}
-	return s.findOpaque(ctx, storage, text)
+	return t.findOpaque(ctx, storage, text)
 }
 
-func (s *Service) findOpaque(ctx context.Context, storage logical.Storage, text string) (found, error) {
+func (t *Tokens) findOpaque(ctx context.Context, storage logical.Storage, text string) (found, error) {
 	opaque, err := format.ParseOpaque(text)
 	if err != nil {
-		return found{inactive: Malformed}, nil
+		return found{reason: Malformed}, nil
 	}
-	record, err := s.records.Get(ctx, storage, opaque.ID)
+	record, err := t.records.Get(ctx, storage, opaque.ID)
 	switch {
 	case err != nil:
 		return found{}, err
 	case !record.matches(opaque):
-		return found{inactive: Unknown}, nil
-	case !record.Live(s.clock()):
-		return found{inactive: Expired}, nil
+		return found{reason: Unknown}, nil
+	case !record.Live(t.clock()):
+		return found{reason: Expired}, nil
 	}
 	return found{record: record}, nil
 }
@@ -75,28 +75,28 @@ func (s *Service) findOpaque(ctx context.Context, storage logical.Storage, text 
 // errUnknownKey says that a JWT was not signed with a published key.
 var errUnknownKey = errors.New("unknown key")
 
-func (s *Service) findJWT(ctx context.Context, storage logical.Storage, text string) (found, error) {
-	claims, inactive, err := s.verify(ctx, storage, text)
-	if err != nil || inactive != "" {
-		return found{inactive: inactive}, err
+func (t *Tokens) findJWT(ctx context.Context, storage logical.Storage, text string) (found, error) {
+	claims, reason, err := t.verify(ctx, storage, text)
+	if err != nil || reason != "" {
+		return found{reason: reason}, err
 	}
-	now := s.clock().Unix()
+	now := t.clock().Unix()
 	switch {
 	case now >= claims.ExpiresAt:
-		return found{inactive: Expired}, nil
+		return found{reason: Expired}, nil
 	case now < claims.NotBefore:
-		inactive = NotYet
+		reason = NotYet
 	}
 	reference := claims.Status.StatusList
-	place := statuslist.Place{List: reference.URI[strings.LastIndexByte(reference.URI, '/')+1:], Index: reference.Index}
-	role, revoked, err := s.Lists.Look(ctx, storage, place)
+	ref := statuslist.Ref{List: reference.URI[strings.LastIndexByte(reference.URI, '/')+1:], Index: reference.Index}
+	role, revoked, err := t.lists.Status(ctx, storage, ref)
 	if err != nil {
 		return found{}, err
 	}
 	if revoked {
-		return found{inactive: IsRevoked}, nil
+		return found{reason: Revoked}, nil
 	}
-	return found{inactive: inactive, claims: claims, place: place, role: role}, nil
+	return found{reason: reason, claims: claims, ref: ref, role: role}, nil
 }
 
 // signature is a JWT whose signature was found good, and the key that made it.
@@ -107,13 +107,13 @@ type signature struct {
 
 // verify checks a JWT's type and signature, once: a good signature stays good
 // for as long as its key is published. The claims are for the caller to judge.
-func (s *Service) verify(ctx context.Context, storage logical.Storage, text string) (*format.Claims, Inactive, error) {
+func (t *Tokens) verify(ctx context.Context, storage logical.Storage, text string) (*format.Claims, Reason, error) {
 	if strings.ContainsFunc(text, func(c rune) bool { return !isBase64URL(c) && c != '.' }) {
 		return nil, Malformed, nil // the decoder would skip line breaks
 	}
 	digest := sha256.Sum256([]byte(text))
-	if known, ok := s.signatures.Get(digest); ok {
-		version, err := s.Keys.Published(ctx, storage, known.key)
+	if known, ok := t.signatures.Get(digest); ok {
+		version, err := t.keys.Published(ctx, storage, known.key)
 		if err != nil {
 			return nil, "", err
 		}
@@ -134,7 +134,7 @@ func (s *Service) verify(ctx context.Context, storage logical.Storage, text stri
 		if token.Header["typ"] != format.AccessTokenType || critical {
 			return nil, errUnknownKey
 		}
-		version, err := s.Keys.Published(ctx, storage, id)
+		version, err := t.keys.Published(ctx, storage, id)
 		if err != nil {
 			storageErr = err
 			return nil, err
@@ -153,7 +153,7 @@ func (s *Service) verify(ctx context.Context, storage logical.Storage, text stri
 	case err != nil:
 		return nil, Unknown, nil
 	}
-	s.signatures.Add(digest, signature{claims, key})
+	t.signatures.Add(digest, signature{claims, key})
 	return claims, "", nil
 }
 

@@ -26,10 +26,10 @@ type Introspection struct {
 }
 
 // Answer is what introspection says of a token (RFC 7662 §2.2). Of a token
-// that is not live it holds nothing but Why, which is for the log.
+// that is not live it holds nothing but Reason, which is for the log.
 type Answer struct {
 	Active bool
-	Why    Inactive
+	Reason Reason
 
 	// Of a live token, which checks it failed; any makes it inactive.
 	ScopeFailed, AudienceFailed, ClientIPFailed bool
@@ -52,28 +52,28 @@ type Answer struct {
 }
 
 // Introspect answers whether a token is active.
-func (s *Service) Introspect(ctx context.Context, storage logical.Storage, question Introspection) (*Answer, error) {
+func (t *Tokens) Introspect(ctx context.Context, storage logical.Storage, question Introspection) (*Answer, error) {
 	client, err := question.validate()
 	if err != nil {
 		return nil, err
 	}
-	found, err := s.find(ctx, storage, question.Token)
+	presented, err := t.find(ctx, storage, question.Token)
 	if err != nil {
 		return nil, err
 	}
-	if found.inactive != "" {
-		return &Answer{Why: found.inactive}, nil
+	if presented.reason != "" {
+		return &Answer{Reason: presented.reason}, nil
 	}
-	answer, err := found.describe()
+	answer, err := presented.describe()
 	if err != nil {
 		return nil, err
 	}
 	if answer.Issuer == "" {
-		config, err := s.Config.Get(ctx, storage)
+		c, err := t.config.Get(ctx, storage)
 		if err != nil {
 			return nil, err
 		}
-		answer.Issuer = config.Issuer
+		answer.Issuer = c.Issuer
 	}
 	_, lacking := scope.Outside(answer.Scopes, question.RequiredScopes)
 	answer.ScopeFailed = lacking
@@ -81,7 +81,7 @@ func (s *Service) Introspect(ctx context.Context, storage logical.Storage, quest
 	answer.ClientIPFailed = !within(answer.boundCIDRs, client)
 	answer.Active = !answer.ScopeFailed && !answer.AudienceFailed && !answer.ClientIPFailed
 	if !answer.Active {
-		answer.Why = CheckFail
+		answer.Reason = CheckFail
 	}
 	return answer, nil
 }

@@ -34,38 +34,59 @@ type Request struct {
 
 // Issued is a token that was issued.
 type Issued struct {
-	Token     format.Secret
-	ID        string
-	TokenType role.TokenType
-	Role      string
-	Scopes    []string
-	Audience  []string
-	Metadata  map[string]string
-	Cnf       *format.Confirmation
-	IssuedAt  time.Time
-	ExpiresAt time.Time
+	*Record // stored for an opaque token only
+	Token   format.Secret
 
-	TTL      time.Duration    // of the lease, the same as the token's
-	MaxTTL   time.Duration    // of the lease over all renewals; zero: the mount's
-	Leased   bool             // the role wants a lease
-	Place    statuslist.Place // of a JWT
+	TTL      time.Duration  // of the lease, the same as the token's
+	MaxTTL   time.Duration  // of the lease over all renewals; zero: the mount's
+	Leased   bool           // the role wants a lease
+	Ref      statuslist.Ref // of a JWT
 	Warnings []string
 }
 
 // Issue makes a token.
-func (s *Service) Issue(ctx context.Context, storage logical.Storage, request Request) (*Issued, error) {
-	r, err := s.Roles.Get(ctx, storage, request.Role)
+func (t *Tokens) Issue(ctx context.Context, storage logical.Storage, request Request) (*Issued, error) {
+	r, err := t.roles.Get(ctx, storage, request.Role)
 	if err != nil {
 		return nil, err
 	}
 	if r == nil {
 		return nil, usererror.Field("role", "%q does not exist; write it at roles/%s first", request.Role, request.Role)
 	}
-	ceilings, err := s.Config.Get(ctx, storage)
+	ceilings, err := t.config.Get(ctx, storage)
 	if err != nil {
 		return nil, err
 	}
-	issued := &Issued{TokenType: r.TokenType, Role: r.Name, Leased: r.GenerateLease}
+	issued, err := t.grant(r, ceilings, request)
+	if err != nil {
+		return nil, err
+	}
+	renderer := template.NewRenderer(request.Caller, issued.IssuedAt)
+	if issued.Subject, err = subject(r, request.Caller, renderer); err != nil {
+		return nil, err
+	}
+	if r.TokenType.Opaque() {
+		err = t.issueOpaque(ctx, storage, issued, r)
+	} else {
+		err = t.issueJWT(ctx, storage, issued, r, ceilings, renderer)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return issued, nil
+}
+
+// grant decides what the token may do, from what the role gives and what was
+// asked for.
+func (t *Tokens) grant(r *role.Role, ceilings *config.Config, request Request) (issued *Issued, err error) {
+	issued = &Issued{Leased: r.GenerateLease, Record: &Record{
+		TokenType:   r.TokenType,
+		Role:        r.Name,
+		ClientID:    clientID(request.Caller),
+		EntityID:    request.Caller.EntityID,
+		DisplayName: request.Caller.DisplayName,
+		BoundCIDRs:  r.BoundCIDRs,
+	}}
 	if issued.Scopes, err = grantScopes(r, ceilings, request.Scopes); err != nil {
 		return nil, err
 	}
@@ -80,53 +101,21 @@ func (s *Service) Issue(ctx context.Context, storage logical.Storage, request Re
 			return nil, err
 		}
 	}
-	if err := s.grantTTL(issued, r, ceilings, request.TTL); err != nil {
-		return nil, err
-	}
-	renderer := template.NewRenderer(request.Caller, issued.IssuedAt)
-	subject, err := subject(r, request.Caller, renderer)
-	if err != nil {
-		return nil, err
-	}
-	if r.TokenType.Opaque() {
-		err = s.issueOpaque(ctx, storage, issued, r, subject, request.Caller)
-	} else {
-		err = s.issueJWT(ctx, storage, issued, r, ceilings, subject, request.Caller, renderer)
-	}
-	if err != nil {
-		return nil, err
-	}
-	return issued, nil
+	return issued, t.grantTTL(issued, r, ceilings, request.TTL)
 }
 
-func (s *Service) issueOpaque(ctx context.Context, storage logical.Storage, issued *Issued, r *role.Role, subject string, caller template.Caller) error {
-	opaque, err := format.NewOpaque(s.random, r.Prefix)
+func (t *Tokens) issueOpaque(ctx context.Context, storage logical.Storage, issued *Issued, r *role.Role) error {
+	opaque, err := format.NewOpaque(t.random, r.Prefix)
 	if err != nil {
 		return err
 	}
 	hash := opaque.SecretHash()
-	issued.ID, issued.Token = opaque.ID, opaque.Encode()
-	return s.records.add(ctx, storage, &Record{
-		ID:          opaque.ID,
-		Prefix:      opaque.Prefix,
-		SecretHash:  hash[:],
-		TokenType:   r.TokenType,
-		Role:        r.Name,
-		Scopes:      issued.Scopes,
-		Audience:    issued.Audience,
-		Subject:     subject,
-		ClientID:    clientID(caller),
-		EntityID:    caller.EntityID,
-		DisplayName: caller.DisplayName,
-		Metadata:    issued.Metadata,
-		BoundCIDRs:  r.BoundCIDRs,
-		Cnf:         issued.Cnf,
-		IssuedAt:    issued.IssuedAt,
-		ExpiresAt:   issued.ExpiresAt,
-	}, r.MaxTokens)
+	issued.ID, issued.Prefix, issued.SecretHash = opaque.ID, opaque.Prefix, hash[:]
+	issued.Token = opaque.Encode()
+	return t.records.add(ctx, storage, issued.Record, r.MaxTokens)
 }
 
-func (s *Service) issueJWT(ctx context.Context, storage logical.Storage, issued *Issued, r *role.Role, c *config.Config, subject string, caller template.Caller, renderer *template.Renderer) error {
+func (t *Tokens) issueJWT(ctx context.Context, storage logical.Storage, issued *Issued, r *role.Role, c *config.Config, renderer *template.Renderer) error {
 	if c.Issuer == "" {
 		return usererror.Field("issuer", "is not configured, and a JWT needs it: write the mount's public URL to config, such as issuer=https://vault.example.com/v1/tokens")
 	}
@@ -134,36 +123,18 @@ func (s *Service) issueJWT(ctx context.Context, storage logical.Storage, issued 
 	if err != nil {
 		return err
 	}
-	version, err := s.Keys.ForSigning(ctx, storage, r.Key, r.Name, issued.ExpiresAt)
+	version, err := t.keys.ForSigning(ctx, storage, r.Key, r.Name, issued.ExpiresAt)
 	if err != nil {
 		return err
 	}
-	if issued.ID, err = format.NewID(s.random); err != nil {
+	if issued.ID, err = format.NewID(t.random); err != nil {
 		return err
 	}
 	owner := statuslist.Owner{Role: r.Name, Key: r.Key, Issuer: c.Issuer}
-	if issued.Place, err = s.Lists.Reserve(ctx, storage, owner, issued.ExpiresAt); err != nil {
+	if issued.Ref, err = t.lists.Reserve(ctx, storage, owner, issued.ExpiresAt); err != nil {
 		return err
 	}
-	claims := &format.Claims{
-		Issuer:    c.Issuer,
-		Subject:   subject,
-		Audience:  issued.Audience,
-		ExpiresAt: issued.ExpiresAt.Unix(),
-		NotBefore: issued.IssuedAt.Add(-r.NotBeforeLeeway).Unix(),
-		IssuedAt:  issued.IssuedAt.Unix(),
-		ID:        issued.ID,
-		ClientID:  clientID(caller),
-		Scope:     strings.Join(issued.Scopes, " "),
-		Status:    format.Status{StatusList: format.StatusListReference{Index: issued.Place.Index, URI: statuslist.URI(c.Issuer, issued.Place.List)}},
-		Metadata:  issued.Metadata,
-		Cnf:       issued.Cnf,
-		Extra:     extra,
-	}
-	for _, prefix := range r.BoundCIDRs {
-		claims.BoundCIDRs = append(claims.BoundCIDRs, prefix.String())
-	}
-	signed, err := version.Sign(format.AccessTokenType, claims)
+	signed, err := version.Sign(format.AccessTokenType, claimsOf(issued, r, c.Issuer, extra))
 	if err != nil {
 		return err
 	}
@@ -172,6 +143,29 @@ func (s *Service) issueJWT(ctx context.Context, storage logical.Storage, issued 
 	}
 	issued.Token = format.Secret(signed)
 	return nil
+}
+
+// claimsOf returns the claims of an issued JWT; extra are the role's own.
+func claimsOf(issued *Issued, r *role.Role, issuer string, extra map[string]json.RawMessage) *format.Claims {
+	claims := &format.Claims{
+		Issuer:    issuer,
+		Subject:   issued.Subject,
+		Audience:  issued.Audience,
+		ExpiresAt: issued.ExpiresAt.Unix(),
+		NotBefore: issued.IssuedAt.Add(-r.NotBeforeLeeway).Unix(),
+		IssuedAt:  issued.IssuedAt.Unix(),
+		ID:        issued.ID,
+		ClientID:  issued.ClientID,
+		Scope:     strings.Join(issued.Scopes, " "),
+		Status:    format.Status{StatusList: format.StatusListReference{Index: issued.Ref.Index, URI: statuslist.URI(issuer, issued.Ref.List)}},
+		Metadata:  issued.Metadata,
+		Cnf:       issued.Cnf,
+		Extra:     extra,
+	}
+	for _, prefix := range issued.BoundCIDRs {
+		claims.BoundCIDRs = append(claims.BoundCIDRs, prefix.String())
+	}
+	return claims
 }
 
 // grantScopes returns the scopes asked for, or the role's defaults. Both are
@@ -230,9 +224,9 @@ func grantMetadata(r *role.Role, extra map[string]string) (map[string]string, er
 
 // grantTTL fixes the token's life. The lease is given the same TTL, computed
 // by the function that Vault itself uses for it.
-func (s *Service) grantTTL(issued *Issued, r *role.Role, ceilings *config.Config, asked *time.Duration) error {
+func (t *Tokens) grantTTL(issued *Issued, r *role.Role, ceilings *config.Config, asked *time.Duration) error {
 	issued.MaxTTL = tightest(r.MaxTTL, ceilings.MaxTTL)
-	ttl, warnings, err := framework.CalculateTTL(s.system, 0, r.TTL, 0, issued.MaxTTL, 0, time.Time{})
+	ttl, warnings, err := framework.CalculateTTL(t.system, 0, r.TTL, 0, issued.MaxTTL, 0, time.Time{})
 	if err != nil {
 		return err
 	}
@@ -246,7 +240,7 @@ func (s *Service) grantTTL(issued *Issued, r *role.Role, ceilings *config.Config
 		ttl, warnings = *asked, nil
 	}
 	issued.TTL, issued.Warnings = ttl, warnings
-	issued.IssuedAt = s.clock().UTC().Truncate(time.Second)
+	issued.IssuedAt = t.clock().UTC().Truncate(time.Second)
 	issued.ExpiresAt = issued.IssuedAt.Add(ttl)
 	return nil
 }

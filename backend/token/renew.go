@@ -24,20 +24,20 @@ type Renewed struct {
 // Renew extends an opaque token by increment (zero: the role's TTL), within
 // the role's maximum as it is now. It never widens what the token may do, and
 // refuses when the role would not give it any more.
-func (s *Service) Renew(ctx context.Context, storage logical.Storage, id string, increment time.Duration) (*Renewed, error) {
-	defer s.records.Lock(id)()
-	record, err := s.records.Read(ctx, storage, id)
+func (t *Tokens) Renew(ctx context.Context, storage logical.Storage, id string, increment time.Duration) (*Renewed, error) {
+	defer t.records.Lock(id)()
+	record, err := t.records.Read(ctx, storage, id)
 	if err != nil {
 		return nil, err
 	}
-	if record == nil || !record.Live(s.clock()) {
+	if record == nil || !record.Live(t.clock()) {
 		return nil, usererror.Field("lease_id", "the token was revoked or has expired; request a new one")
 	}
-	r, err := s.Roles.Get(ctx, storage, record.Role)
+	r, err := t.roles.Get(ctx, storage, record.Role)
 	if err != nil {
 		return nil, err
 	}
-	ceilings, err := s.Config.Get(ctx, storage)
+	ceilings, err := t.config.Get(ctx, storage)
 	if err != nil {
 		return nil, err
 	}
@@ -54,14 +54,14 @@ func (s *Service) Renew(ctx context.Context, storage logical.Storage, id string,
 	}
 	renewed := &Renewed{MaxTTL: tightest(r.MaxTTL, ceilings.MaxTTL)}
 	// Vault adds its own warning when the TTL is cut.
-	renewed.TTL, _, err = framework.CalculateTTL(s.system, increment, r.TTL, 0, renewed.MaxTTL, 0, record.IssuedAt)
+	renewed.TTL, _, err = framework.CalculateTTL(t.system, increment, r.TTL, 0, renewed.MaxTTL, 0, record.IssuedAt)
 	if err != nil {
 		return nil, usererror.Field("lease_id", "the token has reached the role's or the mount's max_ttl; request a new one")
 	}
 	extended := *record
-	extended.ExpiresAt = s.clock().UTC().Truncate(time.Second).Add(renewed.TTL)
+	extended.ExpiresAt = t.clock().UTC().Truncate(time.Second).Add(renewed.TTL)
 	renewed.Record = &extended
-	return renewed, s.records.update(ctx, storage, &extended)
+	return renewed, t.records.update(ctx, storage, &extended)
 }
 
 // stillGiven refuses what a role would not give any more: an audience that it

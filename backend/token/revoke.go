@@ -11,8 +11,8 @@ import (
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/verify/format"
 )
 
-// Revoked tells which token was revoked.
-type Revoked struct {
+// Ended is a token that was revoked, or whose expiry was noticed.
+type Ended struct {
 	ID        string
 	TokenType role.TokenType
 	Role      string
@@ -20,47 +20,47 @@ type Revoked struct {
 }
 
 // ended describes the end of a token, now.
-func (r *Record) ended(now time.Time) *Revoked {
-	return &Revoked{ID: r.ID, TokenType: r.TokenType, Role: r.Role, Expired: !r.Live(now)}
+func (r *Record) ended(now time.Time) *Ended {
+	return &Ended{ID: r.ID, TokenType: r.TokenType, Role: r.Role, Expired: !r.Live(now)}
 }
 
 // RevokeOpaque makes an opaque token inactive. Nil says that there was nothing
 // left to do. It needs neither the role nor a readable record.
-func (s *Service) RevokeOpaque(ctx context.Context, storage logical.Storage, id string) (*Revoked, error) {
+func (t *Tokens) RevokeOpaque(ctx context.Context, storage logical.Storage, id string) (*Ended, error) {
 	if !format.ValidID(id) {
 		return nil, nil
 	}
-	defer s.records.Lock(id)()
-	record, err := s.records.Get(ctx, storage, id)
+	defer t.records.Lock(id)()
+	record, err := t.records.Get(ctx, storage, id)
 	if err != nil {
 		// Unreadable or undecodable: it must go all the same.
-		return &Revoked{ID: id}, s.records.removeUnread(ctx, storage, id)
+		return &Ended{ID: id}, t.records.removeUnread(ctx, storage, id)
 	}
 	if record == nil {
 		return nil, nil
 	}
-	return record.ended(s.clock()), s.records.remove(ctx, storage, record)
+	return record.ended(t.clock()), t.records.remove(ctx, storage, record)
 }
 
 // JWTLease is what revoking a JWT needs.
 type JWTLease struct {
 	ID        string
 	Role      string
-	Place     statuslist.Place
+	Ref       statuslist.Ref
 	ExpiresAt time.Time
 }
 
 // RevokeJWT makes a JWT inactive: one entry before its expiry, nothing after.
 // Nil says that it was revoked before.
-func (s *Service) RevokeJWT(ctx context.Context, storage logical.Storage, lease JWTLease) (*Revoked, error) {
-	revoked := &Revoked{ID: lease.ID, TokenType: role.JWT, Role: lease.Role}
-	if s.clock().Before(lease.ExpiresAt) {
-		if done, err := s.Lists.Revoke(ctx, storage, lease.Place, lease.ID); err != nil || !done {
+func (t *Tokens) RevokeJWT(ctx context.Context, storage logical.Storage, lease JWTLease) (*Ended, error) {
+	revoked := &Ended{ID: lease.ID, TokenType: role.JWT, Role: lease.Role}
+	if t.clock().Before(lease.ExpiresAt) {
+		if done, err := t.lists.Revoke(ctx, storage, lease.Ref, lease.ID); err != nil || !done {
 			return nil, err
 		}
 		return revoked, nil
 	}
-	if _, before, err := s.Lists.Look(ctx, storage, lease.Place); err != nil || before {
+	if _, before, err := t.lists.Status(ctx, storage, lease.Ref); err != nil || before {
 		return nil, nil // an expired token needs nothing, whatever the storage says
 	}
 	revoked.Expired = true
@@ -70,19 +70,19 @@ func (s *Service) RevokeJWT(ctx context.Context, storage logical.Storage, lease 
 // RevokePossessed revokes the token that the caller holds. Nil says that it is
 // no token of this mount that is live or will be, which is no error (RFC 7009
 // §2.2).
-func (s *Service) RevokePossessed(ctx context.Context, storage logical.Storage, token format.Secret) (*Revoked, error) {
-	found, err := s.find(ctx, storage, token)
+func (t *Tokens) RevokePossessed(ctx context.Context, storage logical.Storage, token format.Secret) (*Ended, error) {
+	presented, err := t.find(ctx, storage, token)
 	switch {
-	case err != nil || found.inactive != "" && found.inactive != NotYet:
+	case err != nil || presented.reason != "" && presented.reason != NotYet:
 		return nil, err
-	case found.record != nil:
-		return s.RevokeOpaque(ctx, storage, found.record.ID)
+	case presented.record != nil:
+		return t.RevokeOpaque(ctx, storage, presented.record.ID)
 	default:
-		return s.RevokeJWT(ctx, storage, JWTLease{
-			ID:        found.claims.ID,
-			Role:      found.role,
-			Place:     found.place,
-			ExpiresAt: time.Unix(found.claims.ExpiresAt, 0),
+		return t.RevokeJWT(ctx, storage, JWTLease{
+			ID:        presented.claims.ID,
+			Role:      presented.role,
+			Ref:       presented.ref,
+			ExpiresAt: time.Unix(presented.claims.ExpiresAt, 0),
 		})
 	}
 }

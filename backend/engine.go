@@ -1,0 +1,75 @@
+// Package backend is the engine behind Vault's doors: everything that one mount
+// knows and does, over Vault's storage and a clock. Each noun of the API is a
+// package below it; what concerns several of them is here.
+package backend
+
+import (
+	"context"
+	"io"
+	"time"
+
+	"github.com/hashicorp/vault/sdk/logical"
+
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/config"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/keyring"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/role"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/statuslist"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/token"
+)
+
+// Engine is one mount.
+type Engine struct {
+	Config *config.Store
+	Roles  *role.Store
+	Keys   *keyring.Keyring
+	Lists  *statuslist.Lists
+	Tokens *token.Tokens
+}
+
+// NewEngine returns the engine of a mount. The clock decides what has expired;
+// random is the source of ids and secrets.
+func NewEngine(system logical.SystemView, clock func() time.Time, random io.Reader) *Engine {
+	e := &Engine{
+		Config: config.NewStore(),
+		Roles:  role.NewStore(),
+		Keys:   keyring.New(clock),
+		Lists:  statuslist.New(clock, random),
+	}
+	e.Tokens = token.New(token.Dependencies{
+		Config: e.Config,
+		Roles:  e.Roles,
+		Keys:   e.Keys,
+		Lists:  e.Lists,
+		System: system,
+		Clock:  clock,
+		Random: random,
+	})
+	return e
+}
+
+// Invalidate drops what is cached of a storage key that changed elsewhere.
+func (e *Engine) Invalidate(key string) {
+	_ = e.Config.Invalidate(key) ||
+		e.Roles.Invalidate(key) ||
+		e.Keys.Invalidate(key) ||
+		e.Lists.Invalidate(key) ||
+		e.Tokens.Invalidate(key)
+}
+
+// StatusList returns a signed status list, nil if there is none of this id, and
+// for how long it may be cached.
+func (e *Engine) StatusList(ctx context.Context, storage logical.Storage, id string) ([]byte, time.Duration, error) {
+	c, err := e.Config.Get(ctx, storage)
+	if err != nil {
+		return nil, 0, err
+	}
+	settings := statuslist.Settings{TTL: c.StatusListTTL, Lifetime: c.StatusListLifetime}
+	body, err := e.Lists.Publish(ctx, storage, id, settings, func(name string) (*keyring.Version, error) {
+		key, err := e.Keys.Get(ctx, storage, name)
+		if err != nil || key == nil {
+			return nil, err
+		}
+		return key.Signing()
+	})
+	return body, c.StatusListTTL, err
+}

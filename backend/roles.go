@@ -1,0 +1,72 @@
+package backend
+
+import (
+	"context"
+
+	"github.com/hashicorp/vault/sdk/logical"
+
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/config"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/keyring"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/role"
+)
+
+// RoleChange is what ChangeRole did.
+type RoleChange struct {
+	Role     *role.Role
+	Created  bool
+	Ceilings *config.Config
+	NewKey   *keyring.Key // the default key, if the role is the first to need it
+}
+
+// ChangeRole stores what change makes of a role, if that is valid. If there is
+// no such role, it begins with the one that create returns. A key that was made
+// is returned beside an error too.
+func (e *Engine) ChangeRole(ctx context.Context, storage logical.Storage, name string, create func() (*role.Role, error), change func(r *role.Role, created bool) error) (*RoleChange, error) {
+	defer e.Roles.Lock(name)()
+	old, err := e.Roles.Get(ctx, storage, name)
+	if err != nil {
+		return nil, err
+	}
+	done := &RoleChange{Created: old == nil}
+	if old != nil {
+		done.Role = old.Clone()
+	} else if done.Role, err = create(); err != nil {
+		return nil, err
+	}
+	if err := change(done.Role, done.Created); err != nil {
+		return nil, err
+	}
+	if done.Ceilings, err = e.Config.Get(ctx, storage); err != nil {
+		return nil, err
+	}
+	if err := done.Role.Validate(done.Ceilings); err != nil {
+		return nil, err
+	}
+	if done.Role.TokenType == role.JWT {
+		if done.NewKey, err = e.requireKey(ctx, storage, done.Role); err != nil {
+			return done, err
+		}
+	}
+	return done, e.Roles.Put(ctx, storage, name, done.Role)
+}
+
+// requireKey makes sure that a role's signing key exists and allows the role.
+// It makes the default key, and returns it then: here the caller may write
+// roles, which nobody without a Vault token may.
+func (e *Engine) requireKey(ctx context.Context, storage logical.Storage, r *role.Role) (made *keyring.Key, err error) {
+	key, err := e.Keys.Get(ctx, storage, r.Key)
+	if err != nil {
+		return nil, err
+	}
+	if key == nil && r.Key == role.DefaultKey {
+		written, created, err := e.Keys.Write(ctx, storage, r.Key, keyring.Settings{})
+		if err != nil {
+			return nil, err
+		}
+		if created {
+			made = written
+		}
+	}
+	_, err = e.Keys.Usable(ctx, storage, r.Key, r.Name)
+	return made, err
+}

@@ -1,0 +1,33 @@
+package tokens
+
+import (
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/keyring"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/token"
+)
+
+// What several doors log. No line holds a token, or what a caller typed.
+
+// logEnded logs the end of a token. Vault's audit log has no entry for a
+// lease that expires, so that this line is the only trace of it.
+func (b *tokensBackend) logEnded(ended *token.Ended, err error) {
+	switch {
+	case err != nil || ended == nil:
+	case ended.Expired:
+		b.Logger().Info("token expired", "token_id", ended.ID, "role", ended.Role, "token_type", ended.TokenType)
+	default:
+		b.Logger().Info("token revoked", "token_id", ended.ID, "role", ended.Role, "token_type", ended.TokenType)
+	}
+}
+
+func (b *tokensBackend) logRotation(rotation *keyring.Rotation) {
+	for _, v := range rotation.Dropped {
+		b.Logger().Info("key version dropped", "key", rotation.Key.Name, "kid", v.ID, "version", v.Number, "state", v.State)
+	}
+	if rotation.Rotated {
+		b.Logger().Info("key rotated", "key", rotation.Key.Name, "kid", rotation.Signing.ID, "version", rotation.Signing.Number)
+	}
+}
+
+func (b *tokensBackend) logKeyCreated(key *keyring.Key) {
+	b.Logger().Info("key created", "key", key.Name, "algorithm", key.Algorithm, "kid", key.Versions[0].ID)
+}

@@ -1,0 +1,131 @@
+package tokens
+
+import (
+	"crypto/sha256"
+	"encoding/base64"
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/vault/sdk/logical"
+
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/keyring"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/token"
+)
+
+// tokenData is what is shown of a token, but for the token itself.
+func tokenData(r *token.Record) map[string]any {
+	data := map[string]any{
+		"token_id":   r.ID,
+		"token_type": string(r.TokenType),
+		"role":       r.Role,
+		"scopes":     append([]string{}, r.Scopes...), // an empty list, never null
+		"scope":      strings.Join(r.Scopes, " "),
+		"audience":   append([]string{}, r.Audience...),
+		"issued_at":  r.IssuedAt.Format(time.RFC3339),
+		"expires_at": r.ExpiresAt.Format(time.RFC3339),
+	}
+	if r.Cnf != nil {
+		data["cnf"] = r.Cnf.Map()
+	}
+	if len(r.Metadata) > 0 {
+		data["metadata"] = stringMap(r.Metadata)
+	}
+	return data
+}
+
+// introspectionData is the answer to an introspection (RFC 7662 §2.2). Of a
+// token that is not live it says nothing but that.
+func introspectionData(answer *token.Answer) map[string]any {
+	data := map[string]any{"active": answer.Active}
+	if answer.ID == "" {
+		return data
+	}
+	data["token_id"] = answer.ID
+	data["role"] = answer.Role
+	if !answer.Active {
+		for name, failed := range map[string]bool{
+			"scope_failed":     answer.ScopeFailed,
+			"audience_failed":  answer.AudienceFailed,
+			"client_ip_failed": answer.ClientIPFailed,
+		} {
+			if failed {
+				data[name] = true
+			}
+		}
+		return data
+	}
+	data["token_type"] = string(answer.TokenType)
+	data["scope"] = strings.Join(answer.Scopes, " ")
+	data["client_id"] = answer.ClientID
+	data["sub"] = answer.Subject
+	data["iat"] = answer.IssuedAt.Unix()
+	data["exp"] = answer.ExpiresAt.Unix()
+	if len(answer.Audience) > 0 {
+		data["aud"] = answer.Audience
+	}
+	if answer.Issuer != "" {
+		data["iss"] = answer.Issuer
+	}
+	if !answer.NotBefore.IsZero() {
+		data["nbf"] = answer.NotBefore.Unix()
+		data["jti"] = answer.ID
+	}
+	if answer.Cnf != nil {
+		data["cnf"] = answer.Cnf.Map()
+	}
+	if len(answer.Metadata) > 0 {
+		data["metadata"] = stringMap(answer.Metadata)
+	}
+	return data
+}
+
+// rfc3339 is a time as answers have it.
+func rfc3339(t time.Time) string { return t.UTC().Format(time.RFC3339) }
+
+func prefixStrings(prefixes []netip.Prefix) []string {
+	strings := make([]string, len(prefixes))
+	for i, p := range prefixes {
+		strings[i] = p.String()
+	}
+	return strings
+}
+
+func stringMap(m map[string]string) map[string]any {
+	shown := make(map[string]any, len(m))
+	for key, value := range m {
+		shown[key] = value
+	}
+	return shown
+}
+
+// keySetMaxAge is for how long a key set may be cached. It varies, so that
+// verifiers which started together do not fetch together for ever.
+func keySetMaxAge() time.Duration {
+	return keyring.MaxCacheTime - rand.N(keyring.MaxCacheTime/5)
+}
+
+// raw answers with a body that Vault passes on as it is. The entity tag works
+// where the mount passes ETag and If-None-Match; all works without.
+func raw(req *logical.Request, contentType string, maxAge time.Duration, body []byte) *logical.Response {
+	digest := sha256.Sum256(body)
+	tag := `"` + base64.RawURLEncoding.EncodeToString(digest[:16]) + `"`
+	resp := &logical.Response{
+		Data: map[string]any{
+			logical.HTTPStatusCode:         http.StatusOK,
+			logical.HTTPContentType:        contentType,
+			logical.HTTPCacheControlHeader: fmt.Sprintf("public, max-age=%d", int(maxAge.Seconds())),
+			logical.HTTPRawBody:            body,
+		},
+		Headers: map[string][]string{"ETag": {tag}},
+	}
+	if slices.Contains(req.Headers["If-None-Match"], tag) {
+		resp.Data[logical.HTTPStatusCode] = http.StatusNotModified
+		delete(resp.Data, logical.HTTPRawBody)
+	}
+	return resp
+}
