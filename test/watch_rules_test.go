@@ -299,7 +299,8 @@ rules:
 `
 
 // travelled has a database in which 81.2.69.0/24 is in London, 198.51.100.0/24
-// in Sydney, and 202.196.224.0/20 in the Philippines; watch/geo's test keeps it.
+// in Sydney, and 202.196.224.0/20 in the Philippines; the test of
+// internal/tokenwatch/geo keeps it.
 const travelled = `
 geo_database: testdata/places.mmdb
 rules:

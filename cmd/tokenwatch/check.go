@@ -7,7 +7,7 @@ import (
 	"strings"
 	"text/tabwriter"
 
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/watch/rules"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/rules"
 )
 
 func check(args []string, stdout io.Writer) error {

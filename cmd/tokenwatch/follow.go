@@ -10,13 +10,13 @@ import (
 	"net/http"
 	"time"
 
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/watch"
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/watch/config"
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/watch/metrics"
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/watch/monitor"
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/watch/page"
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/watch/rules"
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/watch/source"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/config"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/metrics"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/monitor"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/page"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/rules"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/source"
 )
 
 // closeLimit is how long sinks may take at the end; what they have not taken
@@ -135,7 +135,7 @@ func serveAndRun(ctx context.Context, c config.Config, m *monitor.Monitor, log *
 	return err
 }
 
-func openSource(c config.Config, m *monitor.Monitor, log *slog.Logger) (watch.Source, error) {
+func openSource(c config.Config, m *monitor.Monitor, log *slog.Logger) (tokenwatch.Source, error) {
 	if c.Source.File != "" {
 		from := m.Position()
 		log.Info("following", "file", c.Source.File, "resumed", from != nil)

@@ -8,9 +8,9 @@ import (
 	"os"
 	"time"
 
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/watch/monitor"
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/watch/source"
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/watch/stats"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/monitor"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/source"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/stats"
 )
 
 func replay(ctx context.Context, args []string, stdout io.Writer) error {

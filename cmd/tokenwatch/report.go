@@ -7,9 +7,9 @@ import (
 	"os"
 	"time"
 
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/watch/monitor"
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/watch/report"
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/watch/source"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/monitor"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/report"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/source"
 )
 
 func summarize(ctx context.Context, args []string, stdout io.Writer) error {

@@ -7,12 +7,12 @@ import (
 	"os"
 	"time"
 
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/watch"
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/watch/config"
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/watch/geo"
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/watch/monitor"
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/watch/rules"
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/watch/sink"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/config"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/geo"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/monitor"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/rules"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/sink"
 )
 
 func load(path string) (config.Config, error) {
@@ -26,7 +26,7 @@ func load(path string) (config.Config, error) {
 func logger() *slog.Logger { return slog.New(slog.NewTextHandler(os.Stderr, nil)) }
 
 // makeRules opens the geo database if there is one; closeGeo closes it.
-func makeRules(c config.Config) (list []watch.Rule, closeGeo func(), err error) {
+func makeRules(c config.Config) (list []tokenwatch.Rule, closeGeo func(), err error) {
 	closeGeo = func() {}
 	var locate geo.Locator
 	if c.GeoDatabase != "" {
@@ -41,7 +41,7 @@ func makeRules(c config.Config) (list []watch.Rule, closeGeo func(), err error) 
 }
 
 // terminal is the sink that people read, or as JSON lines what programs read.
-func terminal(stdout io.Writer, asJSON bool) watch.Sink {
+func terminal(stdout io.Writer, asJSON bool) tokenwatch.Sink {
 	if asJSON {
 		return &sink.JSONLines{W: stdout, Label: "json -"}
 	}

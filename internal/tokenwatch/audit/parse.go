@@ -1,0 +1,306 @@
+// Package audit reads entries of Vault's audit log, as the file and socket
+// devices write them (format json), one per line.
+package audit
+
+import (
+	"bytes"
+	"errors"
+	"strings"
+	"time"
+
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/event"
+)
+
+// DefaultMountType is the name under which the plugin is registered, unless an
+// operator chose another one.
+const DefaultMountType = "vault-plugin-secrets-tokens"
+
+// Parser reads entries. It is not safe for use by several goroutines.
+type Parser struct {
+	mountTypes map[string]bool
+	strings    interner
+
+	// The parts of the entry at hand, as spans of the line.
+	entry struct {
+		kind, mountType, requestData, responseData []byte
+		prefix                                     string // request.path before what the path is about
+	}
+}
+
+// NewParser reads what concerns mounts of the given types.
+func NewParser(mountTypes ...string) *Parser {
+	if len(mountTypes) == 0 {
+		mountTypes = []string{DefaultMountType}
+	}
+	p := &Parser{mountTypes: make(map[string]bool)}
+	for _, t := range mountTypes {
+		p.mountTypes[t] = true
+	}
+	return p
+}
+
+// Parse reads one entry into e. The event's Kind is event.OtherMounts when the
+// entry is valid and of no concern: another mount, or the request half of
+// something whose response half will follow. An error says that the line is no
+// audit entry.
+func (p *Parser) Parse(line []byte, e *event.Event) error {
+	*e = event.Event{Kind: event.OtherMounts}
+	p.entry.kind, p.entry.mountType, p.entry.requestData, p.entry.responseData = nil, nil, nil, nil
+	line = bytes.TrimSpace(line)
+	if t, ok := plainRequest(line); ok {
+		e.Phase, e.Time = event.Request, t
+		return nil
+	}
+	s := scanner{b: line}
+	p.walk(&s, e)
+	if s.err != nil {
+		return s.err
+	}
+	if s.peek() != 0 {
+		return errNoEntry
+	}
+	switch e.Phase = event.Phase(p.strings.get(p.entry.kind)); e.Phase {
+	case event.Request, event.Response:
+	default:
+		return errNoEntry
+	}
+	if e.Time.IsZero() {
+		return errNoEntry
+	}
+	if kind := p.classify(e); kind != event.OtherMounts && p.tells(e, kind) {
+		e.Kind = kind
+		return p.details(e)
+	}
+	return nil
+}
+
+var errNoEntry = errors.New("not an entry of an audit log")
+
+// plainRequest recognises the request half of something whose response half
+// will follow, which is half of all entries and tells nothing: no error, no
+// audit device. It checks the whole line, but reads only the end of it: Vault
+// writes the members of an object in alphabetical order, so time and type are
+// the last, and a request's path is near its end. What looks like a member
+// there is one, as quotes in strings are escaped.
+func plainRequest(line []byte) (time.Time, bool) {
+	before, ok := bytes.CutSuffix(line, []byte(`","type":"request"}`))
+	if !ok {
+		return time.Time{}, false
+	}
+	at := bytes.LastIndexByte(before, '"') + 1
+	if !bytes.HasSuffix(before[:at], []byte(`,"time":"`)) {
+		return time.Time{}, false
+	}
+	const key = `"path":"`
+	path := bytes.LastIndex(before[:at], []byte(key))
+	if path < 0 || bytes.HasPrefix(before[path+len(key):], []byte("sys/audit/")) {
+		return time.Time{}, false
+	}
+	s, refused := scanner{b: line}, false
+	s.members(func(key []byte) { refused = refused || string(key) == "error" })
+	if refused || s.err != nil || s.i != len(line) {
+		return time.Time{}, false
+	}
+	t := parseTime(before[at:])
+	return t, !t.IsZero()
+}
+
+// tells reports whether this half of the request is the one to go by. That is
+// the response, but a request that was refused is told by both, and when an
+// audit device is disabled its own log ends with the request.
+func (p *Parser) tells(e *event.Event, kind event.Kind) bool {
+	return e.Phase == event.Response || e.Error != "" || kind == event.AuditDisable
+}
+
+func (p *Parser) walk(s *scanner, e *event.Event) {
+	s.members(func(key []byte) {
+		switch string(key) {
+		case "auth":
+			p.auth(s, e)
+		case "error":
+			e.Error = string(s.text())
+		case "forwarded_from":
+			e.ForwardedFrom = p.strings.get(s.text())
+		case "request":
+			p.request(s, e)
+		case "response":
+			p.response(s, e)
+		case "time":
+			e.Time = parseTime(s.text())
+		case "type":
+			p.entry.kind = s.text()
+		}
+	})
+}
+
+func (p *Parser) auth(s *scanner, e *event.Event) {
+	if s.peek() != '{' {
+		return
+	}
+	s.members(func(key []byte) {
+		switch string(key) {
+		case "accessor":
+			e.Accessor = p.strings.get(s.text())
+		case "display_name":
+			e.DisplayName = p.strings.get(s.text())
+		case "entity_id":
+			e.EntityID = p.strings.get(s.text())
+		case "policies":
+			if s.peek() != '[' {
+				return
+			}
+			s.elements(func() {
+				if string(s.text()) == "root" {
+					e.Root = true
+				}
+			})
+		}
+	})
+}
+
+func (p *Parser) request(s *scanner, e *event.Event) {
+	if s.peek() != '{' {
+		return
+	}
+	s.members(func(key []byte) {
+		switch string(key) {
+		case "client_token_accessor":
+			if e.Accessor == "" {
+				e.Accessor = p.strings.get(s.text())
+			}
+		case "data":
+			p.entry.requestData = s.value()
+		case "id":
+			e.RequestID = string(s.text())
+		case "mount_point":
+			e.Mount = p.strings.get(s.text())
+		case "mount_type":
+			p.entry.mountType = s.text()
+		case "namespace":
+			e.Namespace = p.namespace(s)
+		case "operation":
+			e.Operation = p.strings.get(s.text())
+		case "path":
+			e.Path = p.strings.get(s.text())
+		case "remote_address":
+			e.RemoteAddress = p.strings.get(s.text())
+		}
+	})
+}
+
+func (p *Parser) namespace(s *scanner) string {
+	if s.peek() != '{' {
+		return ""
+	}
+	var path []byte
+	s.members(func(key []byte) {
+		if string(key) == "path" {
+			path = s.text()
+		}
+	})
+	return p.strings.get(bytes.TrimSuffix(path, []byte("/")))
+}
+
+func (p *Parser) response(s *scanner, e *event.Event) {
+	if s.peek() != '{' {
+		return
+	}
+	s.members(func(key []byte) {
+		switch string(key) {
+		case "data":
+			p.entry.responseData = s.value()
+		case "secret":
+			if s.peek() != '{' {
+				return
+			}
+			s.members(func(key []byte) {
+				if string(key) == "lease_id" {
+					e.LeaseID = string(s.text())
+				}
+			})
+		}
+	})
+}
+
+// parseTime reads the form that Vault writes, in UTC with up to nine decimals,
+// by itself, and any other RFC 3339 by the book.
+func parseTime(b []byte) time.Time {
+	const form = "2006-01-02T15:04:05"
+	if len(b) > len(form) && b[len(b)-1] == 'Z' && b[10] == 'T' {
+		year, ok1 := digits(b[0:4])
+		month, ok2 := digits(b[5:7])
+		day, ok3 := digits(b[8:10])
+		hour, ok4 := digits(b[11:13])
+		minute, ok5 := digits(b[14:16])
+		second, ok6 := digits(b[17:19])
+		nanos, ok7 := decimals(b[19 : len(b)-1])
+		inRange := month >= 1 && month <= 12 && day >= 1 && day <= 28 && hour < 24 && minute < 60 && second < 60
+		if ok1 && ok2 && ok3 && ok4 && ok5 && ok6 && ok7 && inRange {
+			return time.Date(year, time.Month(month), day, hour, minute, second, nanos, time.UTC)
+		}
+	}
+	t, err := time.Parse(time.RFC3339Nano, string(b))
+	if err != nil {
+		return time.Time{}
+	}
+	return t.UTC()
+}
+
+func digits(b []byte) (n int, ok bool) {
+	for _, c := range b {
+		if c < '0' || c > '9' {
+			return 0, false
+		}
+		n = n*10 + int(c-'0')
+	}
+	return n, true
+}
+
+// decimals reads .123456789 as nanoseconds; nothing is none.
+func decimals(b []byte) (int, bool) {
+	if len(b) == 0 {
+		return 0, true
+	}
+	if b[0] != '.' || len(b) < 2 || len(b) > 10 {
+		return 0, false
+	}
+	n, ok := digits(b[1:])
+	for range 10 - len(b) {
+		n *= 10
+	}
+	return n, ok
+}
+
+// interner gives equal strings the same memory: the same mounts, roles,
+// entities and addresses come again and again. Each string has one place, where
+// it makes way for the next that belongs there.
+type interner [4096]string
+
+const maxInternedLength = 128
+
+func (in *interner) get(b []byte) string {
+	if len(b) == 0 {
+		return ""
+	}
+	if len(b) > maxInternedLength {
+		return string(b)
+	}
+	place := &in[placeOf(b)%uint64(len(in))]
+	if *place != string(b) {
+		*place = string(b)
+	}
+	return *place
+}
+
+// placeOf mixes the length and the last bytes, in which names and ids differ.
+func placeOf(b []byte) uint64 {
+	const odd = 0x9e3779b97f4a7c15
+	h := uint64(len(b))
+	for _, c := range b[max(0, len(b)-12):] {
+		h = (h ^ uint64(c)) * odd
+	}
+	return h >> 32
+}
+
+// hashed reports whether Vault replaced a value by its HMAC.
+func hashed(s string) bool { return strings.HasPrefix(s, event.HashPrefix) }

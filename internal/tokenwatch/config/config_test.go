@@ -1,0 +1,89 @@
+package config
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/alert"
+)
+
+func parse(text string) (Config, error) {
+	c := Default()
+	return c, c.parse([]byte(text))
+}
+
+func load(t *testing.T, text string) (Config, error) {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "c.yaml")
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return Load(path)
+}
+
+func TestLoad(t *testing.T) {
+	c, err := load(t, `
+source: {file: /var/log/vault/audit.log, from_end: true}
+state: /var/lib/tokenwatch/state
+repeat: 5m
+sinks:
+  terminal: {enabled: false}
+  json: [{file: /tmp/x, min_severity: Critical}]
+  webhook: [{url: "https://example.com/x", headers: {X: y}, timeout: 3s}]
+  alertmanager: [{url: "http://127.0.0.1:9093"}]
+rules:
+  failed_access: {threshold: 3, window: 90s, ignore: [app, 10.0.0.0/8]}
+  silence: {enabled: false}
+`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.Repeat != 5*time.Minute || c.Rules.FailedAccess.Threshold != 3 || c.Rules.FailedAccess.Window != 90*time.Second || c.Rules.Silence.Enabled ||
+		c.Sinks.JSON[0].MinSeverity != alert.Critical || c.Sinks.Webhook[0].MinSeverity != alert.Info {
+		t.Errorf("%+v", c)
+	}
+	// What is not named keeps its default.
+	if d := Default(); c.OpenFor != d.OpenFor || c.Rules.FailedAccess.MountThreshold != d.Rules.FailedAccess.MountThreshold || !c.Rules.FailedAccess.Enabled {
+		t.Errorf("%+v", c)
+	}
+	if _, err := load(t, ""); err != nil {
+		t.Errorf("an empty file: %v", err)
+	}
+}
+
+func TestMistakesAreNamed(t *testing.T) {
+	for text, want := range map[string]string{
+		"rules: {failed_acess: {}}":                                "failed_acess",
+		"rules: {failed_access: {treshold: 3}}":                    "treshold",
+		"rules: {failed_access: {threshold: 0}}":                   "rules.failed_access.threshold",
+		"rules: {failed_access: {window: five}}":                   "line 1",
+		"rules: {failed_access: {severity: bad}}":                  "rules.failed_access.severity",
+		"source: {file: /a, socket: 'tcp://127.0.0.1:1'}":          "exclude each other",
+		"source: {socket: 'http://x'}":                             "source.socket",
+		"source: {max_line_bytes: 1}":                              "source.max_line_bytes",
+		"metrics: {listen: x}":                                     "metrics.listen",
+		"page: {listen: x}":                                        "page.listen",
+		"repeat: 0s":                                               "repeat",
+		"mount_types: []":                                          "mount_types",
+		"sinks: {webhook: [{url: x}]}":                             "sinks.webhook[0].url",
+		"sinks: {json: [{}]}":                                      "sinks.json[0].file",
+		"sinks: {terminal: {min_severity: x}}":                     "sinks.terminal.min_severity",
+		"sinks: {alertmanager: [{url: 'http://a', ca_file: /no}]}": "sinks.alertmanager[0].ca_file",
+		"a: b\n---\nc: d":                                          "a",
+		"{}\n---\n{}":                                              "more than one document",
+		"- x":                                                      "cannot unmarshal",
+	} {
+		if _, err := parse(text); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %s", text, err, want)
+		}
+	}
+	_, err := parse("repeat: 0s\nopen_for: 0s\nrules: {silence: {after: 0s}}")
+	for _, want := range []string{"repeat", "open_for", "rules.silence.after"} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s is not named in %v", want, err)
+		}
+	}
+}

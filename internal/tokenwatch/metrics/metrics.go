@@ -1,0 +1,131 @@
+// Package metrics shows what tokenwatch counts to Prometheus, and whether it is
+// well.
+package metrics
+
+import (
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/alert"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/stats"
+)
+
+// Rule is a rule of which alerts may be counted, with the severity that they
+// have as a rule: its series is there, as 0, before the first alert.
+type Rule struct {
+	Name     string
+	Severity alert.Severity
+}
+
+// Handler serves the text format of Prometheus, version 0.0.4.
+func Handler(p stats.Provider, version string, rules []Rule) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
+		write(w, p.Snapshot(), version, rules)
+	})
+}
+
+// Health answers as long as the process lives and can be asked.
+func Health(p stats.Provider) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		s := p.Snapshot()
+		last := "none"
+		if !s.LastEntry.IsZero() {
+			last = s.LastEntry.UTC().Format(time.RFC3339)
+		}
+		w.Header().Set("Content-Type", "application/json")
+		fmt.Fprintf(w, "{\"status\":\"ok\",\"lines\":%d,\"last_entry\":%q}\n", s.Lines, last)
+	})
+}
+
+type writer struct{ b strings.Builder }
+
+func write(w io.Writer, s stats.Snapshot, version string, rules []Rule) {
+	out := &writer{}
+	out.family("tokenwatch_build_info", "gauge", "Version of tokenwatch; the value is 1.")
+	out.value("tokenwatch_build_info", 1, "version", version)
+	out.single("tokenwatch_start_time_seconds", "gauge", "When this process started.", seconds(s.Started))
+	out.single("tokenwatch_last_entry_time_seconds", "gauge", "Time in the last entry of the audit log, of any mount; 0 if there was none.", seconds(s.LastEntry))
+	out.single("tokenwatch_lines_total", "counter", "Lines of the audit log that were read, of any mount.", float64(s.Lines))
+	out.single("tokenwatch_malformed_lines_total", "counter", "Lines that are no audit entry.", float64(s.Malformed))
+	out.single("tokenwatch_oversized_lines_total", "counter", "Lines that were longer than is read.", float64(s.Oversized))
+	out.single("tokenwatch_dropped_lines_total", "counter", "Lines from a socket that came faster than they were looked at.", float64(s.Dropped))
+
+	out.family("tokenwatch_events_total", "counter", "Requests about the engine, by kind, outcome and mount.")
+	for _, e := range s.Events {
+		out.value("tokenwatch_events_total", float64(e.Count), "kind", e.Kind, "outcome", e.Outcome, "mount", e.Mount)
+	}
+	out.alerts(s, rules)
+	out.family("tokenwatch_sink_alerts_total", "counter", "Alerts that a sink took (sent) or did not (failed).")
+	for _, c := range s.Sinks {
+		out.value("tokenwatch_sink_alerts_total", float64(c.Sent), "sink", c.Sink, "result", "sent")
+		out.value("tokenwatch_sink_alerts_total", float64(c.Failed), "sink", c.Sink, "result", "failed")
+	}
+	out.family("tokenwatch_sink_queue_length", "gauge", "Alerts that wait for a sink.")
+	for _, c := range s.Sinks {
+		out.value("tokenwatch_sink_queue_length", float64(c.Queued), "sink", c.Sink)
+	}
+	_, _ = io.WriteString(w, out.b.String())
+}
+
+func (out *writer) alerts(s stats.Snapshot, rules []Rule) {
+	out.family("tokenwatch_alerts_total", "counter", "Alerts, each counted when it was new.")
+	raised := make(map[Rule]bool)
+	for _, c := range s.Alerts {
+		raised[Rule{c.Rule, c.Severity}] = true
+		out.value("tokenwatch_alerts_total", float64(c.Count), "rule", c.Rule, "severity", string(c.Severity))
+	}
+	for _, r := range rules {
+		if !raised[r] {
+			out.value("tokenwatch_alerts_total", 0, "rule", r.Name, "severity", string(r.Severity))
+		}
+	}
+	open := make(map[alert.Severity]int)
+	for _, a := range s.Open {
+		open[a.Severity]++
+	}
+	out.family("tokenwatch_open_alerts", "gauge", "Alerts that happened lately.")
+	for _, severity := range []alert.Severity{alert.Info, alert.Warning, alert.Critical} {
+		out.value("tokenwatch_open_alerts", float64(open[severity]), "severity", string(severity))
+	}
+}
+
+func seconds(t time.Time) float64 {
+	if t.IsZero() {
+		return 0
+	}
+	return float64(t.UnixMilli()) / 1000
+}
+
+func (out *writer) family(name, kind, help string) {
+	fmt.Fprintf(&out.b, "# HELP %s %s\n# TYPE %s %s\n", name, help, name, kind)
+}
+
+func (out *writer) single(name, kind, help string, value float64) {
+	out.family(name, kind, help)
+	out.value(name, value)
+}
+
+var escape = strings.NewReplacer(`\`, `\\`, "\n", `\n`, `"`, `\"`)
+
+// value writes a sample; labels are names and values in turn. A mount's name is
+// whatever an operator chose, so values are escaped, and made valid UTF-8.
+func (out *writer) value(name string, value float64, labels ...string) {
+	out.b.WriteString(name)
+	for i := 0; i+1 < len(labels); i += 2 {
+		sep := byte(',')
+		if i == 0 {
+			sep = '{'
+		}
+		out.b.WriteByte(sep)
+		fmt.Fprintf(&out.b, `%s="%s"`, labels[i], escape.Replace(strings.ToValidUTF8(labels[i+1], "�")))
+	}
+	if len(labels) > 0 {
+		out.b.WriteByte('}')
+	}
+	out.b.WriteString(" " + strconv.FormatFloat(value, 'f', -1, 64) + "\n")
+}

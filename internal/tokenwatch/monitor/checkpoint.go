@@ -1,0 +1,221 @@
+package monitor
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/gob"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/alert"
+)
+
+// checkpoint is all that is remembered, at one place in the log. Everything in
+// it follows from the entries before that place: so an entry that was taken
+// after the last checkpoint is read again after a crash, and counts once.
+//
+// An alert that was passed on after the last checkpoint may be passed on again.
+type checkpoint struct {
+	Version  int
+	Position *tokenwatch.Position
+	Counts   counts
+	Refused  []string
+	Mounts   []mountName
+	Leases   [2][]string // HMACs, ids
+	Findings []savedFinding
+	Floods   map[string]*flood
+	Rules    map[string][]byte
+	Pending  map[string][]alert.Alert // by sink
+}
+
+type savedFinding struct {
+	Key     findingKey
+	Finding *finding
+}
+
+// version changes when older checkpoints cannot be read any more.
+const version = 1
+
+// store is the file that checkpoints are written to.
+type store struct {
+	path  string
+	lock  *os.File
+	saved time.Time
+	took  time.Duration
+}
+
+const magic = "tokenwatch state\n"
+
+// openStore locks the state, so that no two processes count into it.
+func openStore(path string) (*store, error) {
+	lock, err := os.OpenFile(path+".lock", os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		lock.Close()
+		return nil, fmt.Errorf("%s is in use by another tokenwatch", path)
+	}
+	return &store{path: path, lock: lock}, nil
+}
+
+func (s *store) close() { _ = s.lock.Close() }
+
+// load returns nil if there is no state yet.
+func (s *store) load() (*checkpoint, error) {
+	raw, err := os.ReadFile(s.path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	body, ok := bytes.CutPrefix(raw, []byte(magic))
+	if !ok || len(body) < sha256.Size {
+		return nil, fmt.Errorf("%s is not a state of tokenwatch", s.path)
+	}
+	body, sum := body[:len(body)-sha256.Size], body[len(body)-sha256.Size:]
+	if is := sha256.Sum256(body); !bytes.Equal(is[:], sum) {
+		return nil, fmt.Errorf("%s is damaged; remove it to begin anew", s.path)
+	}
+	var c checkpoint
+	if err := gob.NewDecoder(bytes.NewReader(body)).Decode(&c); err != nil || c.Version != version {
+		return nil, fmt.Errorf("%s is of another version of tokenwatch; remove it to begin anew", s.path)
+	}
+	return &c, nil
+}
+
+// write replaces the state in one step: a reader finds the old or the new one,
+// also after a crash of the machine.
+func (s *store) write(c *checkpoint) error {
+	began := time.Now()
+	var b bytes.Buffer
+	b.WriteString(magic)
+	if err := gob.NewEncoder(&b).Encode(c); err != nil {
+		return err
+	}
+	sum := sha256.Sum256(b.Bytes()[len(magic):])
+	b.Write(sum[:])
+	if err := writeAtomically(s.path, b.Bytes()); err != nil {
+		return err
+	}
+	s.saved = time.Now()
+	s.took = s.saved.Sub(began)
+	return nil
+}
+
+func writeAtomically(path string, content []byte) error {
+	f, err := os.OpenFile(path+".new", os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(content)
+	err = errors.Join(err, f.Sync(), f.Close())
+	if err != nil {
+		return err
+	}
+	if err := os.Rename(path+".new", path); err != nil {
+		return err
+	}
+	dir, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	return errors.Join(dir.Sync(), dir.Close())
+}
+
+// due is once a second, and so rarely that writing takes a twentieth of the
+// time at most.
+func (s *store) due(now time.Time) bool {
+	return now.Sub(s.saved) >= max(time.Second, 20*s.took)
+}
+
+func (m *Monitor) saveIfDue(now time.Time) {
+	if m.store == nil || !m.dirty || !m.store.due(now) {
+		return
+	}
+	if err := m.save(); err != nil {
+		m.store.saved = now // do not try again at once
+		m.opts.Log.Error("the state was not written", "error", err)
+	}
+}
+
+func (m *Monitor) save() error {
+	c := &checkpoint{
+		Version: version, Position: m.position, Counts: m.counts, Refused: m.refused.Keys(),
+		Leases: [2][]string{m.mounts.leases.Keys(), m.mounts.leases.Values()},
+		Floods: m.folder.floods, Rules: make(map[string][]byte), Pending: make(map[string][]alert.Alert),
+	}
+	for name := range m.mounts.known {
+		c.Mounts = append(c.Mounts, name)
+	}
+	for _, key := range m.folder.findings.Keys() {
+		found, _ := m.folder.findings.Peek(key)
+		c.Findings = append(c.Findings, savedFinding{key, found})
+	}
+	for _, r := range m.opts.Rules {
+		state, err := r.Save()
+		if err != nil {
+			return fmt.Errorf("rule %s: %w", r.Name(), err)
+		}
+		c.Rules[r.Name()] = state
+	}
+	for _, q := range m.queues {
+		if pending := q.pending(); len(pending) > 0 {
+			c.Pending[q.Name()] = pending
+		}
+	}
+	if err := m.store.write(c); err != nil {
+		return err
+	}
+	m.dirty = false
+	return nil
+}
+
+func (m *Monitor) restore() error {
+	c, err := m.store.load()
+	if c == nil || err != nil {
+		return err
+	}
+	m.position = c.Position
+	fresh := newCounts()
+	m.counts = c.Counts
+	if m.counts.Events == nil { // gob leaves out what is empty
+		m.counts.Events = fresh.Events
+	}
+	if m.counts.Alerts == nil {
+		m.counts.Alerts = fresh.Alerts
+	}
+	for _, id := range c.Refused {
+		m.refused.Add(id, struct{}{})
+	}
+	for _, name := range c.Mounts {
+		m.mounts.known[name] = true
+	}
+	for i := range min(len(c.Leases[0]), len(c.Leases[1])) {
+		m.mounts.leases.Add(c.Leases[0][i], c.Leases[1][i])
+	}
+	for _, f := range c.Findings {
+		m.folder.findings.Add(f.Key, f.Finding)
+	}
+	if c.Floods != nil {
+		m.folder.floods = c.Floods
+	}
+	for _, r := range m.opts.Rules {
+		if state := c.Rules[r.Name()]; len(state) > 0 {
+			if err := r.Restore(state); err != nil {
+				return fmt.Errorf("state of rule %s: %w; remove %s to begin anew", r.Name(), err, m.store.path)
+			}
+		}
+	}
+	for _, q := range m.queues {
+		q.waiting = append(q.waiting, c.Pending[q.Name()]...)
+	}
+	return nil
+}

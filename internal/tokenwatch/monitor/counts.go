@@ -1,0 +1,150 @@
+package monitor
+
+import (
+	"cmp"
+	"slices"
+	"time"
+
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/alert"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/event"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/stats"
+)
+
+// counts is what is counted. Fields are exported for the checkpoint.
+type counts struct {
+	Lines, Malformed, Oversized, Dropped int64
+
+	LastEntry time.Time
+	Events    map[eventKey]int64
+	Alerts    map[alertKey]int64
+	Minutes   [shownMinutes]stats.Minute // by minute modulo shownMinutes
+}
+
+type eventKey struct {
+	Kind           event.Kind
+	Outcome, Mount string
+}
+
+type alertKey struct {
+	Rule     string
+	Severity alert.Severity
+}
+
+const (
+	shownMinutes   = 60
+	maxSeries      = 20_000 // kinds, outcomes and mounts: far more than there are
+	seriesOverflow = "(others)"
+)
+
+func newCounts() counts {
+	return counts{Events: make(map[eventKey]int64), Alerts: make(map[alertKey]int64)}
+}
+
+func (c *counts) entry(t time.Time) {
+	if t.After(c.LastEntry) {
+		c.LastEntry = t
+	}
+}
+
+func outcome(e *event.Event) string {
+	switch {
+	case e.Denied:
+		return "denied"
+	case e.Invalid:
+		return "invalid"
+	case e.Active == nil:
+		return "ok"
+	case *e.Active:
+		return "active"
+	case e.ScopeFailed || e.AudienceFailed || e.ClientIPFailed:
+		return "check_failed"
+	}
+	return "inactive"
+}
+
+func (c *counts) event(e *event.Event) {
+	key := eventKey{e.Kind, outcome(e), e.Namespace + e.Mount}
+	if e.Namespace != "" {
+		key.Mount = e.Namespace + "/" + e.Mount
+	}
+	if _, ok := c.Events[key]; !ok && len(c.Events) >= maxSeries {
+		key.Mount = seriesOverflow
+	}
+	c.Events[key]++
+	c.minute(e, key.Outcome)
+}
+
+func (c *counts) minute(e *event.Event, outcome string) {
+	start := e.Time.Truncate(time.Minute)
+	m := &c.Minutes[(start.Unix()/60%shownMinutes+shownMinutes)%shownMinutes]
+	switch {
+	case start.Before(m.Start):
+		return // too late to be shown
+	case start.After(m.Start):
+		*m = stats.Minute{Start: start}
+	}
+	switch {
+	case e.Failed():
+		m.Failed++
+	case e.Kind == event.Issue:
+		m.Issued++
+	case e.Kind == event.Introspect && outcome == "active":
+		m.Active++
+	case e.Kind == event.Introspect:
+		m.Inactive++
+	case e.Kind == event.Revoke || e.Kind == event.LeaseRevoke:
+		m.Revoked++
+	}
+}
+
+func (c *counts) alert(a alert.Alert) { c.Alerts[alertKey{a.Rule, a.Severity}]++ }
+
+// snapshot copies the counts; the minutes are those before now.
+func (c *counts) snapshot(now time.Time) stats.Snapshot {
+	s := stats.Snapshot{
+		Now: now, LastEntry: c.LastEntry,
+		Lines: c.Lines, Malformed: c.Malformed, Oversized: c.Oversized, Dropped: c.Dropped,
+	}
+	for key, n := range c.Events {
+		s.Events = append(s.Events, stats.EventCount{Kind: string(key.Kind), Outcome: key.Outcome, Mount: key.Mount, Count: n})
+	}
+	slices.SortFunc(s.Events, func(a, b stats.EventCount) int {
+		return cmp.Or(cmp.Compare(a.Mount, b.Mount), cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Outcome, b.Outcome))
+	})
+	for key, n := range c.Alerts {
+		s.Alerts = append(s.Alerts, stats.AlertCount{Rule: key.Rule, Severity: key.Severity, Count: n})
+	}
+	slices.SortFunc(s.Alerts, func(a, b stats.AlertCount) int {
+		return cmp.Or(cmp.Compare(a.Rule, b.Rule), cmp.Compare(a.Severity, b.Severity))
+	})
+	first := now.Truncate(time.Minute).Add(-(shownMinutes - 1) * time.Minute)
+	for i := range time.Duration(shownMinutes) {
+		start := first.Add(i * time.Minute).UTC()
+		m := c.Minutes[(start.Unix()/60%shownMinutes+shownMinutes)%shownMinutes]
+		if !m.Start.Equal(start) {
+			m = stats.Minute{Start: start}
+		}
+		s.Minutes = append(s.Minutes, m)
+	}
+	s.Rates = rates(s.Minutes)
+	return s
+}
+
+// rates are of the last whole minutes; the current one is not over.
+func rates(minutes []stats.Minute) map[string]stats.Rate {
+	whole := minutes[:len(minutes)-1]
+	rate := func(get func(stats.Minute) int64) stats.Rate {
+		var five int64
+		for _, m := range whole[len(whole)-5:] {
+			five += get(m)
+		}
+		return stats.Rate{PerSecond1m: float64(get(whole[len(whole)-1])) / 60, PerSecond5m: float64(five) / 300}
+	}
+	return map[string]stats.Rate{
+		"issued":   rate(func(m stats.Minute) int64 { return m.Issued }),
+		"active":   rate(func(m stats.Minute) int64 { return m.Active }),
+		"inactive": rate(func(m stats.Minute) int64 { return m.Inactive }),
+		"revoked":  rate(func(m stats.Minute) int64 { return m.Revoked }),
+		"failed":   rate(func(m stats.Minute) int64 { return m.Failed }),
+	}
+}

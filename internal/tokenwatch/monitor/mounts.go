@@ -1,0 +1,90 @@
+package monitor
+
+import (
+	"strings"
+
+	"github.com/hashicorp/golang-lru/v2/simplelru"
+
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/event"
+)
+
+// mountTable knows the mounts of the engine, so that what happens elsewhere
+// (to a lease, to a mount) can be told to be about one of them.
+type mountTable struct {
+	known map[mountName]bool
+	// leases finds the id of a lease by its HMAC, for a caller who sends it in
+	// the body. The answer to a renewal shows both.
+	leases *simplelru.LRU[string, string]
+}
+
+type mountName struct{ Namespace, Mount string }
+
+const (
+	maxMounts = 1000
+	maxLeases = 10_000
+)
+
+func newMountTable() *mountTable {
+	leases, _ := simplelru.NewLRU[string, string](maxLeases, nil)
+	return &mountTable{known: make(map[mountName]bool), leases: leases}
+}
+
+// resolve reports whether e is about the engine, and completes it if so.
+func (t *mountTable) resolve(e *event.Event) bool {
+	switch e.Kind {
+	case event.AuditDisable, event.AuditEnable:
+		return true
+	case event.MountTune, event.MountDisable:
+		return t.known[mountName{e.Namespace, e.Mount}]
+	case event.LeasePrefix:
+		return t.findPrefix(e)
+	case event.LeaseRenew, event.LeaseRevoke:
+		return t.findLease(e)
+	}
+	if len(t.known) < maxMounts {
+		t.known[mountName{e.Namespace, e.Mount}] = true
+	}
+	return true
+}
+
+func (t *mountTable) findLease(e *event.Event) bool {
+	switch {
+	case e.LeaseHash != "" && e.LeaseID != "":
+		if t.ofLease(e) {
+			t.leases.Add(e.LeaseHash, e.LeaseID)
+		}
+	case e.LeaseHash != "":
+		e.LeaseID, _ = t.leases.Get(e.LeaseHash)
+	}
+	return t.ofLease(e)
+}
+
+// ofLease finds mount and role in a lease's id: <mount>creds/<role>/<random>.
+func (t *mountTable) ofLease(e *event.Event) bool {
+	for name := range t.known {
+		rest, ok := strings.CutPrefix(e.LeaseID, name.Mount)
+		if !ok || name.Namespace != e.Namespace {
+			continue
+		}
+		e.Mount = name.Mount
+		if role, ok := strings.CutPrefix(rest, "creds/"); ok {
+			if end := strings.LastIndexByte(role, '/'); end >= 0 {
+				e.Role = role[:end]
+			}
+		}
+		return true
+	}
+	return false
+}
+
+// findPrefix takes a prefix inside of a mount, and one that has a mount in it.
+func (t *mountTable) findPrefix(e *event.Event) bool {
+	prefix := strings.TrimSuffix(e.Name, "/") + "/"
+	for name := range t.known {
+		if name.Namespace == e.Namespace && (strings.HasPrefix(prefix, name.Mount) || strings.HasPrefix(name.Mount, strings.TrimSuffix(e.Name, "/"))) {
+			e.Mount = name.Mount
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,141 @@
+// Package page serves a small live page: current rates and open alerts. It
+// shows what the audit log says to whoever reaches it, so it is off unless
+// asked for and listens on loopback unless told otherwise.
+package page
+
+import (
+	"context"
+	"embed"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"strings"
+	"time"
+
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/stats"
+)
+
+//go:embed static
+var static embed.FS
+
+// Server is the live page, bound to its address.
+type Server struct {
+	listener net.Listener
+	http     *http.Server
+}
+
+// Listen binds to address, host:port. Without a host it is 127.0.0.1.
+func Listen(address string, from stats.Provider) (*Server, error) {
+	host, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return nil, fmt.Errorf("page: %w (wanted host:port, e.g. 127.0.0.1:8250)", err)
+	}
+	if host == "" {
+		host = "127.0.0.1"
+	}
+	listener, err := net.Listen("tcp", net.JoinHostPort(host, port))
+	if err != nil {
+		return nil, fmt.Errorf("page: %w", err)
+	}
+	return &Server{
+		listener: listener,
+		http: &http.Server{
+			Handler:           Handler(from, host),
+			ReadHeaderTimeout: 5 * time.Second,
+			ReadTimeout:       10 * time.Second,
+			WriteTimeout:      10 * time.Second,
+			IdleTimeout:       time.Minute,
+			MaxHeaderBytes:    16 << 10,
+		},
+	}, nil
+}
+
+// URL is where the page is.
+func (s *Server) URL() string { return "http://" + s.listener.Addr().String() + "/" }
+
+// Loopback reports whether only this machine reaches the page.
+func (s *Server) Loopback() bool {
+	at, err := netip.ParseAddrPort(s.listener.Addr().String())
+	return err == nil && at.Addr().IsLoopback()
+}
+
+// Serve answers requests until ctx ends.
+func (s *Server) Serve(ctx context.Context) error {
+	stop := context.AfterFunc(ctx, func() {
+		grace, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+		defer cancel()
+		if s.http.Shutdown(grace) != nil {
+			_ = s.http.Close()
+		}
+	})
+	defer stop()
+	if err := s.http.Serve(s.listener); !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("page: %w", err)
+	}
+	return nil
+}
+
+// Handler is the page without a server. It answers to requests for an IP
+// address, for localhost and for the given host names, so that no web site can
+// read it by pointing a name of its own here (DNS rebinding).
+func Handler(from stats.Provider, hosts ...string) http.Handler {
+	mux := http.NewServeMux()
+	for path, file := range map[string]struct{ name, kind string }{
+		"/{$}":      {"page.html", "text/html; charset=utf-8"},
+		"/page.css": {"page.css", "text/css; charset=utf-8"},
+		"/page.js":  {"page.js", "text/javascript; charset=utf-8"},
+		"/icon.svg": {"icon.svg", "image/svg+xml"},
+	} {
+		content, err := static.ReadFile("static/" + file.name)
+		if err != nil {
+			panic(err) // it is part of the binary
+		}
+		mux.HandleFunc("GET "+path, func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Type", file.kind)
+			_, _ = w.Write(content)
+		})
+	}
+	mux.HandleFunc("GET /state.json", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		_ = json.NewEncoder(w).Encode(viewOf(from.Snapshot()))
+	})
+	return guarded(mux, hosts)
+}
+
+func guarded(next http.Handler, hosts []string) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		h := w.Header()
+		h.Set("Content-Security-Policy", "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "+
+			"base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'")
+		h.Set("X-Content-Type-Options", "nosniff")
+		h.Set("X-Frame-Options", "DENY")
+		h.Set("Referrer-Policy", "no-referrer")
+		h.Set("Cross-Origin-Resource-Policy", "same-origin")
+		h.Set("Cross-Origin-Opener-Policy", "same-origin")
+		h.Set("Cache-Control", "no-store")
+		if !ours(r.Host, hosts) {
+			http.Error(w, "This page is not known by that name. Use its IP address.", http.StatusMisdirectedRequest)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+func ours(hostPort string, hosts []string) bool {
+	host := hostPort
+	if name, _, err := net.SplitHostPort(hostPort); err == nil {
+		host = name
+	}
+	if _, err := netip.ParseAddr(strings.Trim(host, "[]")); err == nil {
+		return true
+	}
+	for _, name := range append([]string{"localhost"}, hosts...) {
+		if strings.EqualFold(host, name) {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,251 @@
+package report
+
+import (
+	"cmp"
+	"slices"
+	"time"
+
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/alert"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/event"
+)
+
+// Bounds of what a Builder remembers, whatever the log holds.
+const (
+	maxKeys     = 10_000 // of each table
+	maxAlerts   = 1_000
+	recentCount = 4_096 // request ids, to count the two lines of a refused request once
+	maxName     = 512   // bytes of a name or error text
+)
+
+// DefaultRows is how many rows of a table a report shows.
+const DefaultRows = 20
+
+// Options of a report.
+type Options struct {
+	Files    []string  // names, as they are shown
+	From, To time.Time // requests before From and from To on do not count; zero: no bound
+	Rows     int       // of each table; 0: DefaultRows
+}
+
+// Builder adds up events. It is not safe for use by several goroutines.
+type Builder struct {
+	options Options
+	log     Log
+	totals  Totals
+	times   timeline
+	from    time.Time
+	to      time.Time
+
+	roles, types, entities, clients, failures counter
+
+	alerts   map[string]alert.Alert
+	dropped  [3]int // alerts that are not kept, by level
+	recent   map[string]bool
+	ring     [recentCount]string
+	ringNext int
+}
+
+// New starts a report.
+func New(options Options) *Builder {
+	if options.Rows <= 0 {
+		options.Rows = DefaultRows
+	}
+	return &Builder{options: options, alerts: map[string]alert.Alert{}, recent: map[string]bool{}}
+}
+
+// AddLog adds to what is said about the reading of the log.
+func (b *Builder) AddLog(more Log) {
+	b.log.Lines += more.Lines
+	b.log.Malformed += more.Malformed
+	b.log.Oversized += more.Oversized
+}
+
+// Observe counts one event. Both halves of a request may be given: it counts
+// once.
+func (b *Builder) Observe(e *event.Event) {
+	if e.Kind == event.OtherMounts || e.Kind == "" || b.outside(e.Time) || b.toldBefore(e) {
+		return
+	}
+	one := totalsOf(e)
+	if one == (Totals{}) {
+		return
+	}
+	b.totals.add(&one)
+	b.times.add(e.Time, &one)
+	if b.from.IsZero() || e.Time.Before(b.from) {
+		b.from = e.Time
+	}
+	if e.Time.After(b.to) {
+		b.to = e.Time
+	}
+	b.addToTables(e, &one)
+}
+
+func (b *Builder) outside(at time.Time) bool {
+	return at.Before(b.options.From) || !b.options.To.IsZero() && !at.Before(b.options.To)
+}
+
+// toldBefore reports whether the other half of the request has been counted. A
+// refused request has its error on both of its lines; that of disabling an
+// audit device may have one only.
+func (b *Builder) toldBefore(e *event.Event) bool {
+	if !e.Failed() && e.Kind != event.AuditDisable {
+		return e.Phase == event.Request
+	}
+	if e.RequestID == "" {
+		return false
+	}
+	if b.recent[e.RequestID] {
+		return true
+	}
+	delete(b.recent, b.ring[b.ringNext])
+	b.ring[b.ringNext] = e.RequestID
+	b.recent[e.RequestID] = true
+	b.ringNext = (b.ringNext + 1) % recentCount
+	return false
+}
+
+func totalsOf(e *event.Event) Totals {
+	t := Totals{Requests: 1}
+	switch {
+	case e.Denied:
+		t.Denied = 1
+	case e.Failed():
+		t.Invalid = 1
+	default:
+		t.count(e)
+	}
+	return t
+}
+
+// count counts what a request that was not refused has done.
+func (t *Totals) count(e *event.Event) {
+	switch e.Kind {
+	case event.Issue:
+		t.Issued = 1
+	case event.Introspect:
+		switch {
+		case e.Active == nil: // a batch, or hidden in a raw body
+		case *e.Active:
+			t.Active = 1
+		case e.ScopeFailed || e.AudienceFailed || e.ClientIPFailed:
+			t.CheckFailed = 1
+		default:
+			t.Inactive = 1
+		}
+	case event.LeaseRenew:
+		t.Renewed = 1
+	case event.Revoke, event.RevokeRole, event.LeaseRevoke, event.LeasePrefix:
+		t.Revoked = 1
+	}
+}
+
+func (t *Totals) add(o *Totals) {
+	t.Requests += o.Requests
+	t.Issued += o.Issued
+	t.Active += o.Active
+	t.Inactive += o.Inactive
+	t.CheckFailed += o.CheckFailed
+	t.Renewed += o.Renewed
+	t.Revoked += o.Revoked
+	t.Denied += o.Denied
+	t.Invalid += o.Invalid
+}
+
+func (b *Builder) addToTables(e *event.Event, one *Totals) {
+	if e.Role != "" {
+		row := b.roles.row(key{clip(e.Role), clip(e.Mount), clip(e.Namespace)}, e, one)
+		row.Role, row.Mount, row.Namespace = clip(e.Role), clip(e.Mount), clip(e.Namespace)
+		if e.TokenType != "" {
+			row.TokenType = clip(e.TokenType)
+		}
+	}
+	if e.TokenType != "" {
+		b.types.row(key{clip(e.TokenType)}, e, one).TokenType = clip(e.TokenType)
+	}
+	if e.Kind == event.Issue && e.Client() != "" {
+		row := b.entities.row(key{clip(e.Client())}, e, one)
+		row.Entity, row.Name = clip(e.Client()), clip(e.DisplayName)
+	}
+	if e.RemoteAddress != "" {
+		row := b.clients.row(key{clip(e.RemoteAddress)}, e, one)
+		row.Address, row.Name = clip(e.RemoteAddress), clip(e.DisplayName)
+	}
+	if outcome := badOutcome(one); outcome != "" {
+		row := b.failures.row(key{string(e.Kind), outcome, clip(e.Error)}, e, one)
+		row.Kind, row.Outcome, row.Error = string(e.Kind), outcome, clip(e.Error)
+	}
+}
+
+func badOutcome(t *Totals) string {
+	switch {
+	case t.Denied > 0:
+		return "denied"
+	case t.Invalid > 0:
+		return "invalid"
+	case t.Inactive > 0:
+		return "inactive"
+	case t.CheckFailed > 0:
+		return "check failed"
+	}
+	return ""
+}
+
+// Alert takes a finding of a rule, or one again that has grown since.
+func (b *Builder) Alert(a alert.Alert) {
+	if b.outside(a.Last) {
+		return
+	}
+	b.alerts[a.Fingerprint] = a
+	if len(b.alerts) >= 2*maxAlerts {
+		list := b.sortedAlerts()
+		for _, a := range list[maxAlerts:] {
+			b.dropped[a.Severity.Level()]++
+			delete(b.alerts, a.Fingerprint)
+		}
+	}
+}
+
+func (b *Builder) sortedAlerts() []alert.Alert {
+	list := make([]alert.Alert, 0, len(b.alerts))
+	for _, a := range b.alerts {
+		list = append(list, a)
+	}
+	slices.SortFunc(list, func(x, y alert.Alert) int {
+		return cmp.Or(cmp.Compare(y.Severity.Level(), x.Severity.Level()), y.Last.Compare(x.Last), cmp.Compare(x.Fingerprint, y.Fingerprint))
+	})
+	return list
+}
+
+// Report is what was counted until now.
+func (b *Builder) Report(now time.Time) *Report {
+	issued := func(t *Totals) int64 { return t.Issued }
+	requests := func(t *Totals) int64 { return t.Requests }
+	r := &Report{
+		Files: append([]string{}, b.options.Files...), Generated: now.UTC(), From: b.from, To: b.to,
+		Log: b.log, Totals: b.totals, Timeline: b.times.steps(),
+		Roles:    b.roles.table(b.options.Rows, issued),
+		Types:    b.types.table(b.options.Rows, issued),
+		Entities: b.entities.table(b.options.Rows, issued),
+		Clients:  b.clients.table(b.options.Rows, requests),
+		Failures: b.failures.table(b.options.Rows, requests),
+	}
+	found := b.dropped
+	list := b.sortedAlerts()
+	for _, a := range list {
+		found[a.Severity.Level()]++
+	}
+	r.Alerts = Alerts{
+		Critical: found[alert.Critical.Level()], Warning: found[alert.Warning.Level()], Info: found[alert.Info.Level()],
+		List: list[:min(len(list), maxAlerts)],
+	}
+	return r
+}
+
+// clip bounds what is remembered of a name.
+func clip(s string) string {
+	if len(s) <= maxName {
+		return s
+	}
+	return s[:maxName] + "…"
+}

@@ -1,0 +1,96 @@
+package rules
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/alert"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/event"
+)
+
+// FailedAccess finds callers whose requests are refused again and again.
+type FailedAccess struct {
+	Common         `yaml:",inline"`
+	Threshold      int           `yaml:"threshold" help:"Refused requests of one entity, or from one address, within the window."`
+	MountThreshold int           `yaml:"mount_threshold" help:"The same for a mount, whoever asks: an attack from many addresses."`
+	Window         time.Duration `yaml:"window" help:"Length of the window."`
+	MaxClients     int           `yaml:"max_clients" help:"Entities and addresses, each, that are remembered."`
+}
+
+func (s FailedAccess) rule(b base) tokenwatch.Rule {
+	return &failedAccess{
+		base:      b,
+		entities:  newBursts(s.Window, s.Threshold, s.MaxClients),
+		addresses: newBursts(s.Window, s.Threshold, s.MaxClients),
+		mounts:    newBursts(s.Window, s.MountThreshold, maxMounts),
+	}
+}
+
+// maxMounts is how many mounts are told apart.
+const maxMounts = 1000
+
+type failedAccess struct {
+	base
+	entities, addresses, mounts *bursts
+}
+
+// Observe implements tokenwatch.Rule. One attack is one alert: an address is named
+// only if no single entity behind it is, and the mount only if neither is.
+func (r *failedAccess) Observe(e *event.Event, emit func(alert.Alert)) {
+	if !e.Failed() || r.ignore.has(e) {
+		return
+	}
+	var entity burst
+	if e.EntityID != "" {
+		entity = r.entities.add(e.EntityID, e.Time, "")
+	}
+	address := r.addresses.add(e.RemoteAddress, e.Time, "")
+	mount := r.mounts.add(e.Namespace+"/"+e.Mount, e.Time, e.RemoteAddress)
+	switch {
+	case entity.events > 0:
+		emit(r.alert(e, "entity "+e.EntityID, "Requests of one entity are refused again and again", entity))
+	case address.events > 0:
+		emit(r.alert(e, "address "+e.RemoteAddress, "Requests from one address are refused again and again", address))
+	case mount.events > 0:
+		a := r.alert(e, "mount "+e.Namespace+"/"+e.Mount, "Requests to one mount are refused again and again", mount)
+		a.Who, a.EntityID, a.Where = "many clients", "", manyAddresses(mount.Window)
+		emit(a)
+	}
+}
+
+func manyAddresses(w *Window) string {
+	if n := w.distinct(); n > 0 {
+		return fmt.Sprintf("about %d addresses", n)
+	}
+	return "many addresses"
+}
+
+func (r *failedAccess) alert(e *event.Event, key, title string, b burst) alert.Alert {
+	a := r.finding(e, key, title)
+	a.First, a.Count = b.first, b.events
+	what := "the request is not valid"
+	if e.Denied {
+		what = "permission denied"
+	}
+	a.Detail = "Last: " + e.Operation + " " + e.Path + ", " + what + "."
+	a.TokenID, a.LeaseID = "", ""
+	return a
+}
+
+type failedAccessState struct{ Entities, Addresses, Mounts burstsState }
+
+func (r *failedAccess) Save() ([]byte, error) {
+	return encode(failedAccessState{r.entities.state(), r.addresses.state(), r.mounts.state()})
+}
+
+func (r *failedAccess) Restore(state []byte) error {
+	var s failedAccessState
+	if err := decode(state, &s); err != nil {
+		return err
+	}
+	r.entities.restore(s.Entities)
+	r.addresses.restore(s.Addresses)
+	r.mounts.restore(s.Mounts)
+	return nil
+}

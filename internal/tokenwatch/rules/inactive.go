@@ -1,0 +1,90 @@
+package rules
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/alert"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/event"
+)
+
+// InactiveBurst finds many introspections of tokens that are not active.
+type InactiveBurst struct {
+	Common     `yaml:",inline"`
+	Threshold  int           `yaml:"threshold" help:"Such introspections for one client address, or by one API server, within the window."`
+	Window     time.Duration `yaml:"window" help:"Length of the window."`
+	MaxClients int           `yaml:"max_clients" help:"Client addresses and API servers, each, that are remembered."`
+}
+
+func (s InactiveBurst) rule(b base) tokenwatch.Rule {
+	return &inactiveBurst{
+		base:    b,
+		clients: newBursts(s.Window, s.Threshold, s.MaxClients),
+		servers: newBursts(s.Window, s.Threshold, s.MaxClients),
+	}
+}
+
+type inactiveBurst struct {
+	base
+	clients, servers *bursts
+}
+
+// dead reports whether an introspection found no live token. One that is live
+// and failed a check was at least not guessed.
+func dead(e *event.Event) bool {
+	return e.Kind == event.Introspect && e.Active != nil && !*e.Active && !e.ScopeFailed && !e.AudienceFailed && !e.ClientIPFailed
+}
+
+// Observe implements tokenwatch.Rule. The address that presented the tokens is named
+// if the API server passes it on; else the API server that asked.
+func (r *inactiveBurst) Observe(e *event.Event, emit func(alert.Alert)) {
+	if !dead(e) || r.ignore.has(e) {
+		return
+	}
+	var client burst
+	if e.ClientIP != "" {
+		client = r.clients.add(e.Mount+" "+e.ClientIP, e.Time, e.TokenHash)
+	}
+	server := r.servers.add(e.Mount+" "+e.Client(), e.Time, e.TokenHash)
+	switch {
+	case client.events > 0:
+		a := r.alert(e, "client "+e.Mount+" "+e.ClientIP, "One client presents many tokens that are not active", client)
+		a.Where = "client address " + shorten(e.ClientIP)
+		emit(a)
+	case server.events > 0:
+		emit(r.alert(e, "server "+e.Mount+" "+e.Client(), "One API server is shown many tokens that are not active", server))
+	}
+}
+
+func (r *inactiveBurst) alert(e *event.Event, key, title string, b burst) alert.Alert {
+	a := r.finding(e, key, title)
+	a.Who = "API server " + a.Who
+	a.First, a.Count = b.first, b.events
+	a.TokenID, a.Role = "", ""
+	switch n := b.distinct(); {
+	case n == 0:
+		a.Detail = "Many different tokens: somebody is guessing, or tries a list."
+	case n > 3:
+		a.Detail = fmt.Sprintf("About %d different tokens: somebody is guessing, or tries a list.", n)
+	default:
+		a.Detail = "The same few tokens again and again: a client goes on with a token that has expired or was revoked."
+	}
+	return a
+}
+
+type inactiveBurstState struct{ Clients, Servers burstsState }
+
+func (r *inactiveBurst) Save() ([]byte, error) {
+	return encode(inactiveBurstState{r.clients.state(), r.servers.state()})
+}
+
+func (r *inactiveBurst) Restore(state []byte) error {
+	var s inactiveBurstState
+	if err := decode(state, &s); err != nil {
+		return err
+	}
+	r.clients.restore(s.Clients)
+	r.servers.restore(s.Servers)
+	return nil
+}

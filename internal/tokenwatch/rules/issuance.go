@@ -1,0 +1,112 @@
+package rules
+
+import (
+	"fmt"
+	"math"
+	"time"
+
+	"github.com/hashicorp/golang-lru/v2/simplelru"
+
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/alert"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/event"
+)
+
+// IssuanceSpike finds roles that issue far more tokens than they used to.
+type IssuanceSpike struct {
+	Common   `yaml:",inline"`
+	Window   time.Duration `yaml:"window" help:"Tokens are counted per window."`
+	Learning time.Duration `yaml:"learning" help:"How long a role is looked at before there can be an alert."`
+	Factor   float64       `yaml:"factor" help:"How many times the role's mean makes a spike. It has to be above 1.5 times its past peak, too, which fades by half in about 700 windows."`
+	Minimum  int           `yaml:"minimum" help:"Fewer tokens in a window are never a spike."`
+	MaxRoles int           `yaml:"max_roles" help:"Roles that are remembered."`
+}
+
+func (s IssuanceSpike) rule(b base) tokenwatch.Rule {
+	return &issuanceSpike{base: b, set: s, roles: newLRU[string, *pace](s.MaxRoles)}
+}
+
+type issuanceSpike struct {
+	base
+	set   IssuanceSpike
+	roles *simplelru.LRU[string, *pace]
+}
+
+// pace is what a role issued. Fields are exported for the checkpoint.
+type pace struct {
+	Window  int64 // number of the current one
+	Count   int64 // in it
+	Windows int64 // that have passed since the role was first seen
+	Mean    float64
+	Peak    float64
+}
+
+const (
+	weight = 0.05  // of a window in the mean: about the last twenty count
+	fading = 0.999 // of the peak, per window
+	above  = 1.5   // the past peak
+)
+
+func (r *issuanceSpike) Observe(e *event.Event, emit func(alert.Alert)) {
+	if e.Kind != event.Issue || e.Failed() || r.ignore.has(e) {
+		return
+	}
+	key := e.Namespace + "/" + e.Mount + " " + e.Role
+	p, ok := r.roles.Get(key)
+	window := e.Time.UnixNano() / int64(r.set.Window)
+	if !ok {
+		p = &pace{Window: window}
+		r.roles.Add(key, p)
+	}
+	p.advance(window)
+	p.Count++
+	limit := max(r.set.Factor*p.Mean, above*p.Peak, float64(r.set.Minimum-1))
+	if float64(p.Count) <= limit || time.Duration(p.Windows)*r.set.Window < r.set.Learning {
+		return
+	}
+	a := r.finding(e, key, "A role issues far more tokens than usual")
+	if float64(p.Count-1) <= limit { // crossed just now: the whole window counts
+		a.First, a.Count = time.Unix(0, window*int64(r.set.Window)).UTC(), p.Count
+	}
+	a.Detail = fmt.Sprintf("%d tokens in %v; its mean is %.1f, its peak was %.0f.", p.Count, r.set.Window, p.Mean, p.Peak)
+	a.TokenID, a.LeaseID = "", ""
+	emit(a)
+}
+
+// advance closes windows that have passed.
+func (p *pace) advance(window int64) {
+	gap := window - p.Window
+	if gap <= 0 {
+		return
+	}
+	if p.Windows == 0 {
+		p.Mean = float64(p.Count)
+	} else {
+		p.Mean += weight * (float64(p.Count) - p.Mean)
+	}
+	p.Peak = max(p.Peak*fading, float64(p.Count))
+	p.Mean *= math.Pow(1-weight, float64(gap-1)) // windows without any
+	p.Peak *= math.Pow(fading, float64(gap-1))
+	p.Windows += gap
+	p.Window, p.Count = window, 0
+}
+
+type issuanceSpikeState struct {
+	Window time.Duration // what the numbers of windows mean
+	Roles  dump[string, *pace]
+}
+
+func (r *issuanceSpike) Save() ([]byte, error) {
+	return encode(issuanceSpikeState{r.set.Window, dumpOf(r.roles)})
+}
+
+func (r *issuanceSpike) Restore(state []byte) error {
+	var s issuanceSpikeState
+	if err := decode(state, &s); err != nil {
+		return err
+	}
+	if s.Window == r.set.Window {
+		s.Roles.into(r.roles)
+	}
+	return nil
+}

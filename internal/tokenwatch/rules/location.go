@@ -1,0 +1,200 @@
+package rules
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/golang-lru/v2/simplelru"
+
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/alert"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/event"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/geo"
+)
+
+// OutsideBoundCIDRs finds tokens that are presented from networks which they
+// are not bound to.
+type OutsideBoundCIDRs struct {
+	Common `yaml:",inline"`
+}
+
+func (s OutsideBoundCIDRs) rule(b base) tokenwatch.Rule { return &outsideBoundCIDRs{base: b} }
+
+type outsideBoundCIDRs struct {
+	base
+	stateless
+}
+
+func (r *outsideBoundCIDRs) Observe(e *event.Event, emit func(alert.Alert)) {
+	if e.Kind != event.Introspect || !e.ClientIPFailed || r.ignore.has(e) {
+		return
+	}
+	if e.ClientIP == "" {
+		a := r.finding(e, "server "+e.Mount+e.Client(), "An API server does not say where tokens come from")
+		a.Severity, a.Who = alert.Info, "API server "+a.Who
+		a.Detail = "The token is bound to networks, and is refused as long as the API server sends no client_ip."
+		a.Advice = "Have the API server send client_ip with each introspection."
+		emit(a)
+		return
+	}
+	a := r.finding(e, e.Mount+e.TokenID+e.ClientIP, "A token is presented from outside of its networks")
+	a.Who, a.Where = "shown to API server "+a.Who, "client address "+shorten(e.ClientIP)
+	emit(a)
+}
+
+// UnexpectedLocation finds entities and tokens in places where they have never
+// been.
+type UnexpectedLocation struct {
+	Common      `yaml:",inline"`
+	Learning    time.Duration `yaml:"learning" help:"How long after an entity or token was first seen its places are learned, without alerts."`
+	IPv4Prefix  int           `yaml:"ipv4_prefix" range:"1-32" help:"Bits of an IPv4 address that make a network."`
+	IPv6Prefix  int           `yaml:"ipv6_prefix" range:"1-128" help:"Bits of an IPv6 address that make a network."`
+	MaxNetworks int           `yaml:"max_networks" range:"1-256" help:"An entity or token that was in more networks roams: its networks are not looked at any more, countries and distances still are."`
+	Speed       int           `yaml:"speed_kmh" help:"Faster than this between two places is impossible. Needs a MaxMind database with coordinates."`
+	Distance    int           `yaml:"distance_km" help:"Places nearer than this are not told apart: coordinates are rough."`
+	MaxClients  int           `yaml:"max_clients" help:"Entities and tokens that are remembered, about 500 bytes each."`
+}
+
+func (s UnexpectedLocation) rule(b base, locate geo.Locator) tokenwatch.Rule {
+	return &unexpectedLocation{base: b, set: s, locate: locate, clients: newLRU[string, *traveller](s.MaxClients)}
+}
+
+type unexpectedLocation struct {
+	base
+	set     UnexpectedLocation
+	locate  geo.Locator
+	clients *simplelru.LRU[string, *traveller]
+}
+
+// traveller is an entity or a token and where it has been.
+type traveller struct {
+	Since     time.Time
+	Networks  []uint64 // hashes
+	Roams     bool
+	Countries []string
+	Last      geo.Place
+	LastAt    time.Time
+}
+
+const maxCountries = 16
+
+// Observe implements tokenwatch.Rule. It looks at two things: where an entity gets
+// its tokens, which Vault sees, and where they are used, which API servers tell.
+func (r *unexpectedLocation) Observe(e *event.Event, emit func(alert.Alert)) {
+	if e.Failed() || r.ignore.has(e) {
+		return
+	}
+	switch {
+	case e.Kind == event.Issue && e.EntityID != "":
+		r.look(e, "entity "+e.EntityID, e.RemoteAddress, "An entity gets tokens from where it has not been", emit)
+	case e.Kind == event.Introspect && e.Active != nil && *e.Active && e.ClientIP != "":
+		if e.TokenType == "bearer" || e.TokenType == "jwt" { // too short-lived to have habits
+			if e.ClientID != "" {
+				r.look(e, "owner "+e.Mount+e.ClientID, e.ClientIP, "Tokens of an entity are used from where they have not been", emit)
+			}
+			return
+		}
+		r.look(e, "token "+e.Mount+e.TokenID, e.ClientIP, "A token is used from where it has not been", emit)
+	}
+}
+
+func (r *unexpectedLocation) look(e *event.Event, key, address, title string, emit func(alert.Alert)) {
+	t, ok := r.clients.Get(key)
+	if !ok {
+		t = &traveller{Since: e.Time}
+		r.clients.Add(key, t)
+	}
+	var findings []string
+	addr, readable := parseAddress(address)
+	isNew := r.newNetwork(t, address, addr, readable)
+	learned := e.Time.Sub(t.Since) >= r.set.Learning
+	if isNew && learned {
+		findings = append(findings, "The network is new.")
+	}
+	if r.locate != nil && readable {
+		if place, ok := r.locate.Locate(addr); ok {
+			findings = append(findings, r.travel(t, place, e.Time, learned)...)
+		}
+	}
+	for _, detail := range findings {
+		a := r.finding(e, key+" "+address+detail, title)
+		a.Detail = detail
+		if e.Kind == event.Introspect {
+			a.Who, a.EntityID, a.Where = "entity "+e.ClientID, e.ClientID, "client address "+shorten(address)
+		}
+		emit(a)
+	}
+}
+
+func parseAddress(s string) (netip.Addr, bool) {
+	if strings.HasPrefix(s, event.HashPrefix) {
+		return netip.Addr{}, false
+	}
+	addr, err := netip.ParseAddr(s)
+	return addr.Unmap(), err == nil
+}
+
+// newNetwork remembers where t is, and reports whether it has not been there.
+// A hashed address is taken for a network of its own.
+func (r *unexpectedLocation) newNetwork(t *traveller, address string, addr netip.Addr, readable bool) bool {
+	if t.Roams {
+		return false
+	}
+	network := address
+	if readable {
+		bits := r.set.IPv6Prefix
+		if addr.Is4() {
+			bits = r.set.IPv4Prefix
+		}
+		if p, err := addr.Prefix(bits); err == nil {
+			network = p.String()
+		}
+	}
+	n := hash(network)
+	if slices.Contains(t.Networks, n) {
+		return false
+	}
+	if len(t.Networks) >= r.set.MaxNetworks {
+		t.Roams, t.Networks = true, nil
+		return true
+	}
+	t.Networks = append(t.Networks, n)
+	return true
+}
+
+func (r *unexpectedLocation) travel(t *traveller, place geo.Place, now time.Time, learned bool) (findings []string) {
+	if !slices.Contains(t.Countries, place.Country) {
+		if len(t.Countries) > 0 && learned {
+			findings = append(findings, "The country is new: "+place.Country+".")
+		}
+		if len(t.Countries) < maxCountries {
+			t.Countries = append(t.Countries, place.Country)
+		}
+	}
+	if !place.HasCoordinates {
+		return findings
+	}
+	if t.Last.HasCoordinates {
+		km, hours := geo.Kilometres(t.Last, place), max(0, now.Sub(t.LastAt).Hours())
+		if km >= float64(r.set.Distance) && km > hours*float64(r.set.Speed) {
+			findings = append(findings, fmt.Sprintf("That is %.0f km from where it was %s before (%s, now %s): nobody travels so fast.",
+				km, now.Sub(t.LastAt).Round(time.Second), t.Last.Country, place.Country))
+		}
+	}
+	t.Last, t.LastAt = place, now
+	return findings
+}
+
+func (r *unexpectedLocation) Save() ([]byte, error) { return encode(dumpOf(r.clients)) }
+
+func (r *unexpectedLocation) Restore(state []byte) error {
+	var s dump[string, *traveller]
+	if err := decode(state, &s); err != nil {
+		return err
+	}
+	s.into(r.clients)
+	return nil
+}

@@ -1,0 +1,76 @@
+package rules
+
+import (
+	"time"
+
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/alert"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/event"
+)
+
+// MassRevocation finds many tokens ended at once: an outage made on purpose or
+// by mistake, or somebody answering an incident.
+type MassRevocation struct {
+	Common     `yaml:",inline"`
+	Threshold  int           `yaml:"threshold" help:"Tokens that one caller revokes one by one within the window. A lease prefix, a role's kill switch and unmounting count at once."`
+	Window     time.Duration `yaml:"window" help:"Length of the window."`
+	MaxClients int           `yaml:"max_clients" help:"Callers that are remembered."`
+}
+
+func (s MassRevocation) rule(b base) tokenwatch.Rule {
+	return &massRevocation{base: b, callers: newBursts(s.Window, s.Threshold, s.MaxClients)}
+}
+
+type massRevocation struct {
+	base
+	callers *bursts
+}
+
+func (r *massRevocation) Observe(e *event.Event, emit func(alert.Alert)) {
+	if e.Failed() || r.ignore.has(e) {
+		return
+	}
+	var title string
+	switch e.Kind {
+	case event.Revoke, event.LeaseRevoke:
+		r.count(e, emit)
+		return
+	case event.LeasePrefix:
+		title = "All leases under a prefix are revoked"
+	case event.RevokeRole:
+		title = "All tokens of a role are revoked"
+	case event.MountDisable:
+		title = "The engine is unmounted, and all its tokens end"
+	default:
+		return
+	}
+	a := r.finding(e, string(e.Kind)+" "+e.Namespace+"/"+e.Path, title)
+	a.Detail = e.Operation + " " + e.Path + "."
+	emit(a)
+}
+
+func (r *massRevocation) count(e *event.Event, emit func(alert.Alert)) {
+	if e.Mount == "" { // a lease of which the log does not tell the engine
+		return
+	}
+	key := e.Namespace + "/" + e.Mount + " " + e.Client()
+	b := r.callers.add(key, e.Time, "")
+	if b.events == 0 {
+		return
+	}
+	a := r.finding(e, "caller "+key, "One caller revokes many tokens")
+	a.First, a.Count = b.first, b.events
+	a.TokenID, a.LeaseID, a.Role = "", "", ""
+	emit(a)
+}
+
+func (r *massRevocation) Save() ([]byte, error) { return encode(r.callers.state()) }
+
+func (r *massRevocation) Restore(state []byte) error {
+	var s burstsState
+	if err := decode(state, &s); err != nil {
+		return err
+	}
+	r.callers.restore(s)
+	return nil
+}

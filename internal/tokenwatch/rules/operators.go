@@ -1,0 +1,94 @@
+package rules
+
+import (
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/alert"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/event"
+)
+
+// SigningKey tells of what was done to signing keys by hand. Rotation by the
+// engine itself is not in the audit log.
+type SigningKey struct {
+	Common          `yaml:",inline"`
+	RotatedSeverity alert.Severity `yaml:"rotated_severity" help:"Severity of an orderly rotation, after which all tokens stay valid. severity is that of an emergency; a deletion is a warning."`
+}
+
+func (s SigningKey) rule(b base) tokenwatch.Rule {
+	return &signingKey{base: b, rotated: s.RotatedSeverity}
+}
+
+type signingKey struct {
+	base
+	stateless
+	rotated alert.Severity
+}
+
+func (r *signingKey) Observe(e *event.Event, emit func(alert.Alert)) {
+	if e.Failed() {
+		return
+	}
+	var title string
+	severity := r.common.Severity
+	switch e.Kind {
+	case event.KeyRotate:
+		title, severity = "A signing key was rotated", r.rotated
+	case event.KeyDelete:
+		title, severity = "A signing key was deleted", alert.Warning
+	case event.KeyEmergency:
+		title = "A signing key was dropped in an emergency: every JWT that it signed is invalid"
+	default:
+		return
+	}
+	if r.ignore.has(e) {
+		return
+	}
+	a := r.finding(e, string(e.Kind)+" "+e.Namespace+"/"+e.Mount+e.Name, title)
+	a.Severity, a.Detail = severity, "Key "+e.Name+"."
+	emit(a)
+}
+
+// RootToken tells of requests to the engine with a root token.
+type RootToken struct {
+	Common `yaml:",inline"`
+}
+
+func (s RootToken) rule(b base) tokenwatch.Rule { return &rootToken{base: b} }
+
+type rootToken struct {
+	base
+	stateless
+}
+
+func (r *rootToken) Observe(e *event.Event, emit func(alert.Alert)) {
+	if !e.Root || !e.Kind.OfEngine() || r.ignore.has(e) {
+		return
+	}
+	a := r.finding(e, e.Namespace+"/"+e.Mount+e.Accessor, "A root token is used on the engine")
+	a.Detail = "Last: " + e.Operation + " " + e.Path + "."
+	emit(a)
+}
+
+// AuditDisabled tells when an audit device is disabled, or somebody tries.
+type AuditDisabled struct {
+	Common `yaml:",inline"`
+}
+
+func (s AuditDisabled) rule(b base) tokenwatch.Rule { return &auditDisabled{base: b} }
+
+type auditDisabled struct {
+	base
+	stateless
+}
+
+func (r *auditDisabled) Observe(e *event.Event, emit func(alert.Alert)) {
+	if e.Kind != event.AuditDisable || r.ignore.has(e) {
+		return
+	}
+	a := r.finding(e, e.Name, "An audit device was disabled")
+	a.Detail = "Device " + e.Name + ". If it is the one that is read here, nothing will be seen from now on."
+	if e.Failed() {
+		a.Title, a.Detail = "Somebody tried to disable an audit device", "Device "+e.Name+"; Vault refused it."
+		a.Key += " refused"
+	}
+	emit(a)
+}

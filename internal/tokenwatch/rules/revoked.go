@@ -1,0 +1,167 @@
+package rules
+
+import (
+	"encoding/hex"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/golang-lru/v2/simplelru"
+
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/alert"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/event"
+)
+
+// RevokedToken finds tokens that are presented after they were revoked.
+//
+// An introspection says no more of a dead token than that it is not active. But
+// the token's HMAC is the same as when it was issued, or was last active, and
+// the log told then when it would expire: a token that is inactive before that
+// has been revoked, whichever way.
+type RevokedToken struct {
+	Common    `yaml:",inline"`
+	Grace     time.Duration `yaml:"grace" range:"0" help:"For how long after a revocation that is in the log its use is not reported: requests that were under way."`
+	MaxTokens int           `yaml:"max_tokens" help:"Tokens that are remembered, about 400 bytes each; those that were used least recently are forgotten."`
+}
+
+func (s RevokedToken) rule(b base) tokenwatch.Rule {
+	return &revokedToken{
+		base: b, grace: s.Grace,
+		tokens: newLRU[tokenKey, *knownToken](s.MaxTokens),
+		ends:   newLRU[string, revocation](s.MaxTokens),
+	}
+}
+
+// tokenKey is half of the token's HMAC, and the mount: a token of one mount is
+// inactive at any other.
+type tokenKey struct {
+	Hash  [16]byte
+	Mount uint64
+}
+
+func keyOf(e *event.Event) (tokenKey, bool) {
+	digits, ok := strings.CutPrefix(e.TokenHash, event.HashPrefix)
+	key := tokenKey{Mount: hash(e.Namespace + "/" + e.Mount)}
+	if !ok || len(digits) < 2*len(key.Hash) {
+		return key, false
+	}
+	_, err := hex.Decode(key.Hash[:], []byte(digits[:2*len(key.Hash)]))
+	return key, err == nil
+}
+
+type knownToken struct {
+	ID, Role, Kind, Lease string
+	Expires               time.Time
+}
+
+// revocation tells of one that is in the log.
+type revocation struct {
+	At  time.Time
+	How string
+}
+
+type revokedToken struct {
+	base
+	grace  time.Duration
+	tokens *simplelru.LRU[tokenKey, *knownToken]
+	ends   *simplelru.LRU[string, revocation] // by HMAC, token id or lease id
+}
+
+func (r *revokedToken) Observe(e *event.Event, emit func(alert.Alert)) {
+	if e.Failed() {
+		return
+	}
+	switch e.Kind {
+	case event.Issue:
+		r.learn(e)
+	case event.Introspect:
+		if e.Active != nil && *e.Active {
+			r.learn(e)
+		} else if dead(e) && !r.ignore.has(e) {
+			r.check(e, emit)
+		}
+	case event.Revoke:
+		how := "by its id, by " + who(e)
+		if e.TokenHash != "" {
+			how = "by possession, by " + who(e)
+		}
+		r.ended(e, how, e.TokenHash, e.TokenID)
+	case event.LeaseRevoke:
+		r.ended(e, "through its lease, by "+who(e), e.LeaseID)
+	}
+}
+
+func (r *revokedToken) learn(e *event.Event) {
+	key, ok := keyOf(e)
+	if !ok || e.Expires.IsZero() {
+		return
+	}
+	t, known := r.tokens.Get(key)
+	if !known {
+		t = &knownToken{}
+		r.tokens.Add(key, t)
+	}
+	t.ID, t.Role, t.Kind, t.Expires = e.TokenID, e.Role, e.TokenType, e.Expires
+	if e.LeaseID != "" {
+		t.Lease = e.LeaseID
+	}
+}
+
+func (r *revokedToken) ended(e *event.Event, how string, ids ...string) {
+	for _, id := range ids {
+		if id != "" {
+			r.ends.Add(id, revocation{e.Time, how})
+		}
+	}
+}
+
+func (r *revokedToken) check(e *event.Event, emit func(alert.Alert)) {
+	key, ok := keyOf(e)
+	if !ok {
+		return
+	}
+	t, known := r.tokens.Get(key)
+	if !known || !e.Time.Before(t.Expires) {
+		return
+	}
+	var end revocation
+	for _, id := range []string{e.TokenHash, t.ID, t.Lease} {
+		if at, ok := r.ends.Get(id); ok && id != "" {
+			end = at
+			break
+		}
+	}
+	if !end.At.IsZero() && e.Time.Before(end.At.Add(r.grace)) {
+		return
+	}
+	a := r.finding(e, e.Mount+t.ID, "A revoked token is presented")
+	a.Who = "shown to API server " + a.Who
+	if e.ClientIP != "" {
+		a.Where = "client address " + shorten(e.ClientIP)
+	}
+	a.TokenID, a.Role, a.LeaseID = t.ID, t.Role, t.Lease
+	a.Detail = "It ended before its time, without a revocation in the log that names it: with the Vault login it was leased to, its lease prefix, its role or its key."
+	if !end.At.IsZero() {
+		a.Detail = "It was revoked at " + end.At.Format(time.RFC3339) + " " + end.How + "."
+	}
+	emit(a)
+}
+
+type revokedTokenState struct {
+	Tokens dump[tokenKey, *knownToken]
+	Ends   dump[string, revocation]
+}
+
+func (r *revokedToken) Save() ([]byte, error) {
+	return encode(revokedTokenState{dumpOf(r.tokens), dumpOf(r.ends)})
+}
+
+func (r *revokedToken) Restore(state []byte) error {
+	var s revokedTokenState
+	if err := decode(state, &s); err != nil {
+		return err
+	}
+	s.Tokens.into(r.tokens)
+	s.Ends.into(r.ends)
+	return nil
+}

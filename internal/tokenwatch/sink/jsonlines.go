@@ -1,0 +1,28 @@
+package sink
+
+import (
+	"context"
+	"encoding/json"
+	"io"
+
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/alert"
+)
+
+// JSONLines writes each alert as a line of JSON.
+type JSONLines struct {
+	W     io.Writer
+	Label string // Name; which file it is
+}
+
+// Name implements tokenwatch.Sink.
+func (j *JSONLines) Name() string { return j.Label }
+
+// Send implements tokenwatch.Sink. Control characters are escaped, as JSON wants it.
+func (j *JSONLines) Send(_ context.Context, a alert.Alert) error {
+	line, err := json.Marshal(a)
+	if err != nil {
+		return err
+	}
+	_, err = j.W.Write(append(line, '\n'))
+	return err
+}

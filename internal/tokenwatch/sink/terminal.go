@@ -1,0 +1,62 @@
+// Package sink passes alerts on: to people at a terminal, to files of JSON
+// lines, to webhooks and to Alertmanager.
+package sink
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/alert"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/visible"
+)
+
+// maxField is how much of a field is shown: enough for any name or path that
+// people choose, and too little to flood a screen.
+const maxField = 400
+
+// Terminal writes alerts for people.
+type Terminal struct {
+	W     io.Writer
+	Color bool
+}
+
+// Name implements tokenwatch.Sink.
+func (t *Terminal) Name() string { return "terminal" }
+
+var colors = map[alert.Severity]string{
+	alert.Info:     "\x1b[36m",   // cyan
+	alert.Warning:  "\x1b[33m",   // yellow
+	alert.Critical: "\x1b[1;31m", // bold red
+}
+
+// Send implements tokenwatch.Sink.
+func (t *Terminal) Send(_ context.Context, a alert.Alert) error {
+	before, after := "", ""
+	if t.Color {
+		before, after = colors[a.Severity], "\x1b[0m"
+	}
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s  %s%-8s  %s%s  [%s]\n", a.Last.UTC().Format("2006-01-02 15:04:05Z"),
+		before, strings.ToUpper(string(a.Severity)), visible.Text(a.Title, maxField), after, a.Rule)
+	field := func(name, value string) {
+		if value != "" {
+			fmt.Fprintf(&b, "    %-6s %s\n", name, visible.Text(value, maxField))
+		}
+	}
+	field("what", a.Detail)
+	field("who", a.Who)
+	field("where", a.Where)
+	field("mount", strings.TrimPrefix(a.Namespace+"/"+a.Mount, "/"))
+	field("role", a.Role)
+	field("token", a.TokenID)
+	field("lease", a.LeaseID)
+	if a.Count > 1 {
+		field("count", fmt.Sprintf("%d since %s", a.Count, a.First.UTC().Format("2006-01-02 15:04:05Z")))
+	}
+	field("entry", a.RequestID)
+	field("do", a.Advice)
+	_, err := io.WriteString(t.W, b.String())
+	return err
+}
