@@ -8,9 +8,9 @@ import (
 	"os"
 	"time"
 
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/monitor"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/source"
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/stats"
 )
 
 func replay(ctx context.Context, args []string, stdout io.Writer) error {
@@ -63,7 +63,7 @@ func replay(ctx context.Context, args []string, stdout io.Writer) error {
 	return nil
 }
 
-func summary(w io.Writer, s stats.Snapshot, took time.Duration) {
+func summary(w io.Writer, s tokenwatch.Snapshot, took time.Duration) {
 	var events, alerts int64
 	for _, e := range s.Events {
 		events += e.Count

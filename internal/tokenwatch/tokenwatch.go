@@ -1,14 +1,17 @@
-// Package tokenwatch has the three interfaces between the parts of tokenwatch:
+// Package tokenwatch has the types that all parts of the monitor share, and the
+// interfaces between them:
 //
-//	Source ──lines──▶ parser ──events──▶ Rule… ──alerts──▶ Sink…
+//	Source ──lines──▶ audit ──Event──▶ Rule… ──Alert──▶ Sink…
+//
+// An [Event] is what one entry of Vault's audit log says about the tokens
+// engine, an [Alert] what a rule found in events, and a [Snapshot] what was
+// counted on the way. Package monitor connects the parts. This package imports
+// none of those below it.
 package tokenwatch
 
 import (
 	"context"
 	"time"
-
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/alert"
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/event"
 )
 
 // Source delivers the lines of an audit log.
@@ -45,9 +48,9 @@ type Position struct {
 // in the order of the log, and goes by the time in them.
 type Rule interface {
 	Name() string
-	Observe(e *event.Event, emit func(alert.Alert))
+	Observe(e *Event, emit func(Alert))
 	// Tick tells the time when there are no events.
-	Tick(now time.Time, emit func(alert.Alert))
+	Tick(now time.Time, emit func(Alert))
 	// Save and Restore keep what the rule knows over a restart.
 	Save() ([]byte, error)
 	Restore(state []byte) error
@@ -56,12 +59,12 @@ type Rule interface {
 // EntryObserver is a rule that wants the time of every entry, also of those that
 // are not about the engine.
 type EntryObserver interface {
-	Entry(t time.Time, emit func(alert.Alert))
+	Entry(t time.Time, emit func(Alert))
 }
 
 // Sink passes alerts on. Send may be called again with the same alert after a
 // failure or a restart; the fingerprint tells that it is the same.
 type Sink interface {
 	Name() string
-	Send(ctx context.Context, a alert.Alert) error
+	Send(ctx context.Context, a Alert) error
 }

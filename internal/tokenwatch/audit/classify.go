@@ -3,24 +3,24 @@ package audit
 import (
 	"strings"
 
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/event"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch"
 )
 
 // classify tells what a request was about from its path, and puts what the
 // path names into e.Name.
-func (p *Parser) classify(e *event.Event) event.Kind {
+func (p *Parser) classify(e *tokenwatch.Event) tokenwatch.Kind {
 	path := strings.TrimPrefix(e.Path, e.Namespace+"/")
 	if p.mountTypes[string(p.entry.mountType)] {
 		rest, ok := strings.CutPrefix(path, e.Mount)
 		if !ok {
-			return event.OtherRequest
+			return tokenwatch.KindOther
 		}
 		return classifyEngine(e, rest)
 	}
 	if rest, ok := strings.CutPrefix(path, "sys/"); ok {
 		return classifySystem(e, rest)
 	}
-	return event.OtherMounts
+	return tokenwatch.KindOtherMounts
 }
 
 func writes(operation string) bool {
@@ -28,7 +28,7 @@ func writes(operation string) bool {
 }
 
 // byOperation picks a kind by what is done with the thing that a path names.
-func byOperation(operation string, read, write, remove event.Kind) event.Kind {
+func byOperation(operation string, read, write, remove tokenwatch.Kind) tokenwatch.Kind {
 	switch {
 	case operation == "delete":
 		return remove
@@ -38,73 +38,73 @@ func byOperation(operation string, read, write, remove event.Kind) event.Kind {
 	return read
 }
 
-func classifyEngine(e *event.Event, rest string) event.Kind {
+func classifyEngine(e *tokenwatch.Event, rest string) tokenwatch.Kind {
 	noun, name, _ := strings.Cut(rest, "/")
 	e.Name = name
 	switch noun {
 	case "creds":
 		e.Role = name
-		return event.Issue
+		return tokenwatch.KindIssue
 	case "introspect":
-		return event.Introspect
+		return tokenwatch.KindIntrospect
 	case "revoke":
-		return event.Revoke
+		return tokenwatch.KindRevoke
 	case "tokens":
 		e.TokenID = name
-		return byOperation(e.Operation, event.TokenRead, event.OtherRequest, event.Revoke)
+		return byOperation(e.Operation, tokenwatch.KindTokenRead, tokenwatch.KindOther, tokenwatch.KindRevoke)
 	case "roles":
 		return classifyRole(e)
 	case "config":
-		return byOperation(e.Operation, event.ConfigRead, event.ConfigWrite, event.OtherRequest)
+		return byOperation(e.Operation, tokenwatch.KindConfigRead, tokenwatch.KindConfigWrite, tokenwatch.KindOther)
 	case "keys":
 		if key, ok := strings.CutSuffix(name, "/rotate"); ok {
 			e.Name = key
-			return event.KeyRotate
+			return tokenwatch.KindKeyRotate
 		}
-		return byOperation(e.Operation, event.KeyRead, event.KeyWrite, event.KeyDelete)
+		return byOperation(e.Operation, tokenwatch.KindKeyRead, tokenwatch.KindKeyWrite, tokenwatch.KindKeyDelete)
 	case "jwks", ".well-known", "status":
-		return event.PublicRead
+		return tokenwatch.KindPublicRead
 	case "static-roles", "static-creds", "rotate-role":
-		return event.Static
+		return tokenwatch.KindStatic
 	case "oauth2":
 		switch name {
 		case "introspect":
-			return event.Introspect
+			return tokenwatch.KindIntrospect
 		case "revoke":
-			return event.Revoke
+			return tokenwatch.KindRevoke
 		}
 	}
-	return event.OtherRequest
+	return tokenwatch.KindOther
 }
 
-func classifyRole(e *event.Event) event.Kind {
+func classifyRole(e *tokenwatch.Event) tokenwatch.Kind {
 	if role, ok := strings.CutSuffix(e.Name, "/revoke"); ok {
 		e.Name, e.Role = role, role
-		return event.RevokeRole
+		return tokenwatch.KindRevokeRole
 	}
 	e.Role = e.Name
-	return byOperation(e.Operation, event.RoleRead, event.RoleWrite, event.RoleDelete)
+	return byOperation(e.Operation, tokenwatch.KindRoleRead, tokenwatch.KindRoleWrite, tokenwatch.KindRoleDelete)
 }
 
 // leasePaths are under sys/; those without leases/ are the older names.
 var leasePaths = []struct {
 	path string
-	kind event.Kind
+	kind tokenwatch.Kind
 }{
-	{"leases/revoke-prefix", event.LeasePrefix},
-	{"leases/revoke-force", event.LeasePrefix},
-	{"leases/revoke", event.LeaseRevoke},
-	{"leases/renew", event.LeaseRenew},
-	{"revoke-prefix", event.LeasePrefix},
-	{"revoke-force", event.LeasePrefix},
-	{"revoke", event.LeaseRevoke},
-	{"renew", event.LeaseRenew},
+	{"leases/revoke-prefix", tokenwatch.KindLeasePrefix},
+	{"leases/revoke-force", tokenwatch.KindLeasePrefix},
+	{"leases/revoke", tokenwatch.KindLeaseRevoke},
+	{"leases/renew", tokenwatch.KindLeaseRenew},
+	{"revoke-prefix", tokenwatch.KindLeasePrefix},
+	{"revoke-force", tokenwatch.KindLeasePrefix},
+	{"revoke", tokenwatch.KindLeaseRevoke},
+	{"renew", tokenwatch.KindLeaseRenew},
 }
 
-func classifySystem(e *event.Event, rest string) event.Kind {
+func classifySystem(e *tokenwatch.Event, rest string) tokenwatch.Kind {
 	e.Mount = "" // sys/ is not what the request was about
 	if !writes(e.Operation) && e.Operation != "delete" {
-		return event.OtherMounts
+		return tokenwatch.KindOtherMounts
 	}
 	for _, l := range leasePaths {
 		name, ok := strings.CutPrefix(rest, l.path)
@@ -115,7 +115,7 @@ func classifySystem(e *event.Event, rest string) event.Kind {
 	}
 	if name, ok := strings.CutPrefix(rest, "audit/"); ok {
 		e.Name = strings.TrimSuffix(name, "/")
-		return byOperation(e.Operation, "", event.AuditEnable, event.AuditDisable)
+		return byOperation(e.Operation, "", tokenwatch.KindAuditEnable, tokenwatch.KindAuditDisable)
 	}
 	if name, ok := strings.CutPrefix(rest, "mounts/"); ok {
 		mount, tune := strings.CutSuffix(name, "/tune")
@@ -123,10 +123,10 @@ func classifySystem(e *event.Event, rest string) event.Kind {
 		e.Name = e.Mount
 		switch {
 		case tune:
-			return event.MountTune
+			return tokenwatch.KindMountTune
 		case e.Operation == "delete":
-			return event.MountDisable
+			return tokenwatch.KindMountDisable
 		}
 	}
-	return event.OtherMounts
+	return tokenwatch.KindOtherMounts
 }

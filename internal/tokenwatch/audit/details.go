@@ -8,11 +8,11 @@ import (
 	"strings"
 	"time"
 
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/event"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch"
 )
 
 // details reads the bodies of the request and of its answer.
-func (p *Parser) details(e *event.Event) error {
+func (p *Parser) details(e *tokenwatch.Event) error {
 	req := scanner{b: p.entry.requestData}
 	if req.peek() == '{' {
 		p.requestBody(&req, e)
@@ -35,16 +35,16 @@ func (p *Parser) details(e *event.Event) error {
 	return resp.err
 }
 
-func (p *Parser) requestBody(s *scanner, e *event.Event) {
-	var set *event.Settings
+func (p *Parser) requestBody(s *scanner, e *tokenwatch.Event) {
+	var set *tokenwatch.RequestSettings
 	switch e.Kind {
-	case event.RoleWrite, event.ConfigWrite, event.MountTune:
-		set = &event.Settings{}
+	case tokenwatch.KindRoleWrite, tokenwatch.KindConfigWrite, tokenwatch.KindMountTune:
+		set = &tokenwatch.RequestSettings{}
 	}
 	s.members(func(key []byte) {
 		switch string(key) {
 		case "token":
-			if e.Kind == event.Introspect || e.Kind == event.Revoke {
+			if e.Kind == tokenwatch.KindIntrospect || e.Kind == tokenwatch.KindRevoke {
 				e.TokenHash = tokenHash(s.text())
 			}
 		case "client_ip":
@@ -52,12 +52,12 @@ func (p *Parser) requestBody(s *scanner, e *event.Event) {
 		case "lease_id":
 			e.LeaseHash = string(s.text())
 		case "prefix":
-			if e.Kind == event.LeasePrefix {
+			if e.Kind == tokenwatch.KindLeasePrefix {
 				e.Name = string(s.text())
 			}
 		case "emergency":
-			if is, ok := s.boolean(); ok && is && e.Kind == event.KeyRotate {
-				e.Kind = event.KeyEmergency
+			if is, ok := s.boolean(); ok && is && e.Kind == tokenwatch.KindKeyRotate {
+				e.Kind = tokenwatch.KindKeyEmergency
 			}
 		default:
 			if set != nil {
@@ -69,11 +69,11 @@ func (p *Parser) requestBody(s *scanner, e *event.Event) {
 }
 
 // responseBody reports whether the body is the engine's refusal.
-func (p *Parser) responseBody(s *scanner, e *event.Event) (refused bool) {
-	var set *event.Settings
+func (p *Parser) responseBody(s *scanner, e *tokenwatch.Event) (refused bool) {
+	var set *tokenwatch.RequestSettings
 	switch e.Kind {
-	case event.RoleRead, event.ConfigRead:
-		set = &event.Settings{}
+	case tokenwatch.KindRoleRead, tokenwatch.KindConfigRead:
+		set = &tokenwatch.RequestSettings{}
 	}
 	var dropped, retired bool
 	var expires int64
@@ -86,7 +86,7 @@ func (p *Parser) responseBody(s *scanner, e *event.Event) (refused bool) {
 				e.Active = &is
 			}
 		case "token":
-			if e.Kind == event.Issue {
+			if e.Kind == tokenwatch.KindIssue {
 				e.TokenHash = tokenHash(s.text())
 			}
 		case "token_id":
@@ -130,8 +130,8 @@ func (p *Parser) responseBody(s *scanner, e *event.Event) (refused bool) {
 	}
 	// `vault write` sends emergency as a string, which is hashed, so the answer
 	// has to tell: an emergency retires no version, it drops all.
-	if e.Kind == event.KeyRotate && dropped && !retired {
-		e.Kind = event.KeyEmergency
+	if e.Kind == tokenwatch.KindKeyRotate && dropped && !retired {
+		e.Kind = tokenwatch.KindKeyEmergency
 	}
 	e.Settings = firstOf(e.Settings, set)
 	return refused
@@ -140,21 +140,21 @@ func (p *Parser) responseBody(s *scanner, e *event.Event) (refused bool) {
 // tokenHash keeps tokens out of memory and state when the log has them in clear
 // (log_raw=true): equal ones have equal hashes then, too.
 func tokenHash(token []byte) string {
-	if len(token) == 0 || bytes.HasPrefix(token, []byte(event.HashPrefix)) {
+	if len(token) == 0 || bytes.HasPrefix(token, []byte(tokenwatch.HashPrefix)) {
 		return string(token)
 	}
 	sum := sha256.Sum256(token)
-	return event.HashPrefix + hex.EncodeToString(sum[:])
+	return tokenwatch.HashPrefix + hex.EncodeToString(sum[:])
 }
 
-func firstOf(a, b *event.Settings) *event.Settings {
+func firstOf(a, b *tokenwatch.RequestSettings) *tokenwatch.RequestSettings {
 	if a != nil {
 		return a
 	}
 	return b
 }
 
-func (p *Parser) setting(s *scanner, key []byte, set *event.Settings) {
+func (p *Parser) setting(s *scanner, key []byte, set *tokenwatch.RequestSettings) {
 	switch string(key) {
 	case "allowed_scopes":
 		set.AllowedScopes = p.list(s)
@@ -253,9 +253,9 @@ func integer(s *scanner) (int64, bool) {
 }
 
 // lease puts the id of a lease in its place, whichever way it was sent.
-func (p *Parser) lease(e *event.Event) {
+func (p *Parser) lease(e *tokenwatch.Event) {
 	switch e.Kind {
-	case event.LeaseRevoke, event.LeaseRenew:
+	case tokenwatch.KindLeaseRevoke, tokenwatch.KindLeaseRenew:
 	default:
 		return
 	}

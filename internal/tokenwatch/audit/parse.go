@@ -8,7 +8,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/event"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch"
 )
 
 // DefaultMountType is the name under which the plugin is registered, unless an
@@ -39,16 +39,16 @@ func NewParser(mountTypes ...string) *Parser {
 	return p
 }
 
-// Parse reads one entry into e. The event's Kind is event.OtherMounts when the
-// entry is valid and of no concern: another mount, or the request half of
-// something whose response half will follow. An error says that the line is no
-// audit entry.
-func (p *Parser) Parse(line []byte, e *event.Event) error {
-	*e = event.Event{Kind: event.OtherMounts}
+// Parse reads one entry into e. The event's Kind is [tokenwatch.KindOtherMounts]
+// when the entry is valid and of no concern: another mount, or the request half
+// of something whose response half will follow. An error says that the line is
+// no audit entry.
+func (p *Parser) Parse(line []byte, e *tokenwatch.Event) error {
+	*e = tokenwatch.Event{Kind: tokenwatch.KindOtherMounts}
 	p.entry.kind, p.entry.mountType, p.entry.requestData, p.entry.responseData = nil, nil, nil, nil
 	line = bytes.TrimSpace(line)
 	if t, ok := plainRequest(line); ok {
-		e.Phase, e.Time = event.Request, t
+		e.Phase, e.Time = tokenwatch.PhaseRequest, t
 		return nil
 	}
 	s := scanner{b: line}
@@ -59,15 +59,15 @@ func (p *Parser) Parse(line []byte, e *event.Event) error {
 	if s.peek() != 0 {
 		return errNoEntry
 	}
-	switch e.Phase = event.Phase(p.strings.get(p.entry.kind)); e.Phase {
-	case event.Request, event.Response:
+	switch e.Phase = tokenwatch.Phase(p.strings.get(p.entry.kind)); e.Phase {
+	case tokenwatch.PhaseRequest, tokenwatch.PhaseResponse:
 	default:
 		return errNoEntry
 	}
 	if e.Time.IsZero() {
 		return errNoEntry
 	}
-	if kind := p.classify(e); kind != event.OtherMounts && p.tells(e, kind) {
+	if kind := p.classify(e); kind != tokenwatch.KindOtherMounts && p.tells(e, kind) {
 		e.Kind = kind
 		return p.details(e)
 	}
@@ -108,11 +108,11 @@ func plainRequest(line []byte) (time.Time, bool) {
 // tells reports whether this half of the request is the one to go by. That is
 // the response, but a request that was refused is told by both, and when an
 // audit device is disabled its own log ends with the request.
-func (p *Parser) tells(e *event.Event, kind event.Kind) bool {
-	return e.Phase == event.Response || e.Error != "" || kind == event.AuditDisable
+func (p *Parser) tells(e *tokenwatch.Event, kind tokenwatch.Kind) bool {
+	return e.Phase == tokenwatch.PhaseResponse || e.Error != "" || kind == tokenwatch.KindAuditDisable
 }
 
-func (p *Parser) walk(s *scanner, e *event.Event) {
+func (p *Parser) walk(s *scanner, e *tokenwatch.Event) {
 	s.members(func(key []byte) {
 		switch string(key) {
 		case "auth":
@@ -133,7 +133,7 @@ func (p *Parser) walk(s *scanner, e *event.Event) {
 	})
 }
 
-func (p *Parser) auth(s *scanner, e *event.Event) {
+func (p *Parser) auth(s *scanner, e *tokenwatch.Event) {
 	if s.peek() != '{' {
 		return
 	}
@@ -158,7 +158,7 @@ func (p *Parser) auth(s *scanner, e *event.Event) {
 	})
 }
 
-func (p *Parser) request(s *scanner, e *event.Event) {
+func (p *Parser) request(s *scanner, e *tokenwatch.Event) {
 	if s.peek() != '{' {
 		return
 	}
@@ -201,7 +201,7 @@ func (p *Parser) namespace(s *scanner) string {
 	return p.strings.get(bytes.TrimSuffix(path, []byte("/")))
 }
 
-func (p *Parser) response(s *scanner, e *event.Event) {
+func (p *Parser) response(s *scanner, e *tokenwatch.Event) {
 	if s.peek() != '{' {
 		return
 	}
@@ -303,4 +303,4 @@ func placeOf(b []byte) uint64 {
 }
 
 // hashed reports whether Vault replaced a value by its HMAC.
-func hashed(s string) bool { return strings.HasPrefix(s, event.HashPrefix) }
+func hashed(s string) bool { return strings.HasPrefix(s, tokenwatch.HashPrefix) }

@@ -9,7 +9,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/event"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch"
 )
 
 // recorded are entries that Vault 1.21 wrote.
@@ -52,9 +52,9 @@ type reference struct {
 
 func TestRecordedEntries(t *testing.T) {
 	p := NewParser()
-	kinds := make(map[event.Kind]int)
+	kinds := make(map[tokenwatch.Kind]int)
 	for _, line := range recorded(t) {
-		var e event.Event
+		var e tokenwatch.Event
 		if err := p.Parse(line, &e); err != nil {
 			t.Errorf("%v: %s", err, line)
 			continue
@@ -64,7 +64,7 @@ func TestRecordedEntries(t *testing.T) {
 		if err := json.Unmarshal(line, &want); err != nil {
 			t.Fatal(err)
 		}
-		if e.Kind == event.OtherMounts {
+		if e.Kind == tokenwatch.KindOtherMounts {
 			continue
 		}
 		data := want.Response.Data
@@ -80,7 +80,7 @@ func TestRecordedEntries(t *testing.T) {
 			"address":  {e.RemoteAddress, want.Request.RemoteAddress},
 			"error":    {e.Error, want.Error},
 		}
-		if e.Kind == event.Introspect || e.Kind == event.Issue {
+		if e.Kind == tokenwatch.KindIntrospect || e.Kind == tokenwatch.KindIssue {
 			if want.Response.Data != nil && !e.Failed() {
 				same["token_id"] = [2]any{e.TokenID, text("token_id")}
 				same["token_type"] = [2]any{e.TokenType, text("token_type")}
@@ -101,10 +101,10 @@ func TestRecordedEntries(t *testing.T) {
 			}
 		}
 	}
-	for _, kind := range []event.Kind{
-		event.Issue, event.Introspect, event.Revoke, event.TokenRead, event.RoleWrite, event.RoleRead, event.RoleDelete, event.ConfigWrite, event.ConfigRead,
-		event.KeyWrite, event.KeyRead, event.KeyRotate, event.KeyEmergency, event.KeyDelete, event.PublicRead,
-		event.LeaseRenew, event.LeaseRevoke, event.LeasePrefix, event.AuditDisable, event.AuditEnable, event.MountTune, event.MountDisable, event.OtherMounts,
+	for _, kind := range []tokenwatch.Kind{
+		tokenwatch.KindIssue, tokenwatch.KindIntrospect, tokenwatch.KindRevoke, tokenwatch.KindTokenRead, tokenwatch.KindRoleWrite, tokenwatch.KindRoleRead, tokenwatch.KindRoleDelete, tokenwatch.KindConfigWrite, tokenwatch.KindConfigRead,
+		tokenwatch.KindKeyWrite, tokenwatch.KindKeyRead, tokenwatch.KindKeyRotate, tokenwatch.KindKeyEmergency, tokenwatch.KindKeyDelete, tokenwatch.KindPublicRead,
+		tokenwatch.KindLeaseRenew, tokenwatch.KindLeaseRevoke, tokenwatch.KindLeasePrefix, tokenwatch.KindAuditDisable, tokenwatch.KindAuditEnable, tokenwatch.KindMountTune, tokenwatch.KindMountDisable, tokenwatch.KindOtherMounts,
 	} {
 		if kinds[kind] == 0 {
 			t.Errorf("no recorded entry is of kind %s", kind)
@@ -120,51 +120,51 @@ func entry(requestPart, rest string) []byte {
 func TestParse(t *testing.T) {
 	for name, test := range map[string]struct {
 		line []byte
-		ok   func(e *event.Event) bool
+		ok   func(e *tokenwatch.Event) bool
 	}{
-		"issue": {entry(`"operation":"read","path":"tokens/creds/a/b"`, `"response":{"data":{"expires_in":60,"token":"hmac-sha256:ab"}},`), func(e *event.Event) bool {
-			return e.Kind == event.Issue && e.Role == "a/b" && e.TokenHash == "hmac-sha256:ab" && e.Expires.Equal(time.Date(2026, 1, 2, 3, 5, 5, 0, time.UTC))
+		"issue": {entry(`"operation":"read","path":"tokens/creds/a/b"`, `"response":{"data":{"expires_in":60,"token":"hmac-sha256:ab"}},`), func(e *tokenwatch.Event) bool {
+			return e.Kind == tokenwatch.KindIssue && e.Role == "a/b" && e.TokenHash == "hmac-sha256:ab" && e.Expires.Equal(time.Date(2026, 1, 2, 3, 5, 5, 0, time.UTC))
 		}},
-		"a token in clear": {entry(`"data":{"token":"vtk_secret"},"operation":"update","path":"tokens/introspect"`, ""), func(e *event.Event) bool {
-			return strings.HasPrefix(e.TokenHash, event.HashPrefix) && !strings.Contains(fmt.Sprint(*e), "secret") && len(e.TokenHash) == len(event.HashPrefix)+64
+		"a token in clear": {entry(`"data":{"token":"vtk_secret"},"operation":"update","path":"tokens/introspect"`, ""), func(e *tokenwatch.Event) bool {
+			return strings.HasPrefix(e.TokenHash, tokenwatch.HashPrefix) && !strings.Contains(fmt.Sprint(*e), "secret") && len(e.TokenHash) == len(tokenwatch.HashPrefix)+64
 		}},
-		"a mount with slashes": {bytes.ReplaceAll(entry(`"operation":"read","path":"tokens/creds/x"`, ""), []byte("tokens/"), []byte("team/a/")), func(e *event.Event) bool {
-			return e.Kind == event.Issue && e.Mount == "team/a/" && e.Role == "x"
+		"a mount with slashes": {bytes.ReplaceAll(entry(`"operation":"read","path":"tokens/creds/x"`, ""), []byte("tokens/"), []byte("team/a/")), func(e *tokenwatch.Event) bool {
+			return e.Kind == tokenwatch.KindIssue && e.Mount == "team/a/" && e.Role == "x"
 		}},
-		"namespace": {entry(`"namespace":{"id":"x","path":"ns/"},"operation":"read","path":"ns/tokens/creds/x"`, ""), func(e *event.Event) bool {
-			return e.Kind == event.Issue && e.Namespace == "ns" && e.Role == "x"
+		"namespace": {entry(`"namespace":{"id":"x","path":"ns/"},"operation":"read","path":"ns/tokens/creds/x"`, ""), func(e *tokenwatch.Event) bool {
+			return e.Kind == tokenwatch.KindIssue && e.Namespace == "ns" && e.Role == "x"
 		}},
-		"namespace not in path": {entry(`"namespace":{"id":"x","path":"ns/"},"operation":"read","path":"tokens/creds/x"`, ""), func(e *event.Event) bool {
-			return e.Kind == event.Issue && e.Namespace == "ns"
+		"namespace not in path": {entry(`"namespace":{"id":"x","path":"ns/"},"operation":"read","path":"tokens/creds/x"`, ""), func(e *tokenwatch.Event) bool {
+			return e.Kind == tokenwatch.KindIssue && e.Namespace == "ns"
 		}},
-		"forwarded": {entry(`"operation":"read","path":"tokens/creds/x"`, `"forwarded_from":"node2:8201",`), func(e *event.Event) bool { return e.ForwardedFrom == "node2:8201" }},
-		"granting_policies begins with an empty object": {entry(`"operation":"read","path":"tokens/creds/x"`, `"auth":{"policies":["root"],"policy_results":{"granting_policies":[{},{"type":""},{"name":"root"}]}},`), func(e *event.Event) bool { return e.Root }},
-		"denied":                {entry(`"operation":"read","path":"tokens/creds/x"`, `"error":"1 error occurred:\n\t* permission denied\n\n",`), func(e *event.Event) bool { return e.Denied && !e.Invalid }},
-		"refused by the engine": {entry(`"operation":"read","path":"tokens/creds/x"`, `"response":{"data":{"error":"hmac-sha256:00"}},`), func(e *event.Event) bool { return e.Invalid && !e.Denied }},
-		"role with comma list and durations": {entry(`"data":{"allowed_scopes":"a, b,","max_ttl":"30d","ttl":90,"max_tokens":null},"operation":"update","path":"tokens/roles/x"`, ""), func(e *event.Event) bool {
+		"forwarded": {entry(`"operation":"read","path":"tokens/creds/x"`, `"forwarded_from":"node2:8201",`), func(e *tokenwatch.Event) bool { return e.ForwardedFrom == "node2:8201" }},
+		"granting_policies begins with an empty object": {entry(`"operation":"read","path":"tokens/creds/x"`, `"auth":{"policies":["root"],"policy_results":{"granting_policies":[{},{"type":""},{"name":"root"}]}},`), func(e *tokenwatch.Event) bool { return e.Root }},
+		"denied":                {entry(`"operation":"read","path":"tokens/creds/x"`, `"error":"1 error occurred:\n\t* permission denied\n\n",`), func(e *tokenwatch.Event) bool { return e.Denied && !e.Invalid }},
+		"refused by the engine": {entry(`"operation":"read","path":"tokens/creds/x"`, `"response":{"data":{"error":"hmac-sha256:00"}},`), func(e *tokenwatch.Event) bool { return e.Invalid && !e.Denied }},
+		"role with comma list and durations": {entry(`"data":{"allowed_scopes":"a, b,","max_ttl":"30d","ttl":90,"max_tokens":null},"operation":"update","path":"tokens/roles/x"`, ""), func(e *tokenwatch.Event) bool {
 			s := e.Settings
-			return e.Kind == event.RoleWrite && len(s.AllowedScopes) == 2 && s.AllowedScopes[1] == "b" && *s.MaxTTL == 720*time.Hour && *s.TTL == 90*time.Second && *s.MaxTokens == 0
+			return e.Kind == tokenwatch.KindRoleWrite && len(s.AllowedScopes) == 2 && s.AllowedScopes[1] == "b" && *s.MaxTTL == 720*time.Hour && *s.TTL == 90*time.Second && *s.MaxTokens == 0
 		}},
-		"hashed settings": {entry(`"data":{"allowed_scopes":["hmac-sha256:1"],"max_ttl":"hmac-sha256:2"},"operation":"update","path":"tokens/roles/x"`, ""), func(e *event.Event) bool {
+		"hashed settings": {entry(`"data":{"allowed_scopes":["hmac-sha256:1"],"max_ttl":"hmac-sha256:2"},"operation":"update","path":"tokens/roles/x"`, ""), func(e *tokenwatch.Event) bool {
 			return e.Settings.MaxTTL == nil && len(e.Settings.AllowedScopes) == 1
 		}},
-		"kill switch":     {entry(`"operation":"update","path":"tokens/roles/x/revoke"`, ""), func(e *event.Event) bool { return e.Kind == event.RevokeRole && e.Role == "x" }},
-		"emergency flag":  {entry(`"data":{"emergency":true},"operation":"update","path":"tokens/keys/k/rotate"`, ""), func(e *event.Event) bool { return e.Kind == event.KeyEmergency && e.Name == "k" }},
-		"escaped strings": {entry(`"operation":"read","path":"tokens/creds/\u0061\"\\"`, ""), func(e *event.Event) bool { return e.Role == `a"\` }},
-		"white space":     {[]byte(" {\t\"type\" : \"response\" , \"time\":\"2026-01-01T00:00:00+01:00\" , \"request\" : { } , \"x\" : [ ] } \r"), func(e *event.Event) bool { return e.Time.Hour() == 23 }},
-		"lease in the path": {[]byte(`{"request":{"mount_type":"system","mount_point":"sys/","operation":"update","path":"sys/leases/revoke/tokens/creds/x/abc"},"time":"2026-01-01T00:00:00Z","type":"response"}`), func(e *event.Event) bool {
-			return e.Kind == event.LeaseRevoke && e.LeaseID == "tokens/creds/x/abc"
+		"kill switch":     {entry(`"operation":"update","path":"tokens/roles/x/revoke"`, ""), func(e *tokenwatch.Event) bool { return e.Kind == tokenwatch.KindRevokeRole && e.Role == "x" }},
+		"emergency flag":  {entry(`"data":{"emergency":true},"operation":"update","path":"tokens/keys/k/rotate"`, ""), func(e *tokenwatch.Event) bool { return e.Kind == tokenwatch.KindKeyEmergency && e.Name == "k" }},
+		"escaped strings": {entry(`"operation":"read","path":"tokens/creds/\u0061\"\\"`, ""), func(e *tokenwatch.Event) bool { return e.Role == `a"\` }},
+		"white space":     {[]byte(" {\t\"type\" : \"response\" , \"time\":\"2026-01-01T00:00:00+01:00\" , \"request\" : { } , \"x\" : [ ] } \r"), func(e *tokenwatch.Event) bool { return e.Time.Hour() == 23 }},
+		"lease in the path": {[]byte(`{"request":{"mount_type":"system","mount_point":"sys/","operation":"update","path":"sys/leases/revoke/tokens/creds/x/abc"},"time":"2026-01-01T00:00:00Z","type":"response"}`), func(e *tokenwatch.Event) bool {
+			return e.Kind == tokenwatch.KindLeaseRevoke && e.LeaseID == "tokens/creds/x/abc"
 		}},
-		"lease in the body": {[]byte(`{"request":{"data":{"lease_id":"hmac-sha256:1"},"mount_type":"system","mount_point":"sys/","operation":"update","path":"sys/leases/revoke"},"time":"2026-01-01T00:00:00Z","type":"response"}`), func(e *event.Event) bool {
-			return e.Kind == event.LeaseRevoke && e.LeaseHash == "hmac-sha256:1" && e.LeaseID == ""
+		"lease in the body": {[]byte(`{"request":{"data":{"lease_id":"hmac-sha256:1"},"mount_type":"system","mount_point":"sys/","operation":"update","path":"sys/leases/revoke"},"time":"2026-01-01T00:00:00Z","type":"response"}`), func(e *tokenwatch.Event) bool {
+			return e.Kind == tokenwatch.KindLeaseRevoke && e.LeaseHash == "hmac-sha256:1" && e.LeaseID == ""
 		}},
-		"audit device": {[]byte(`{"request":{"mount_type":"system","mount_point":"sys/","operation":"delete","path":"sys/audit/file"},"time":"2026-01-01T00:00:00Z","type":"request"}`), func(e *event.Event) bool {
-			return e.Kind == event.AuditDisable && e.Name == "file"
+		"audit device": {[]byte(`{"request":{"mount_type":"system","mount_point":"sys/","operation":"delete","path":"sys/audit/file"},"time":"2026-01-01T00:00:00Z","type":"request"}`), func(e *tokenwatch.Event) bool {
+			return e.Kind == tokenwatch.KindAuditDisable && e.Name == "file"
 		}},
-		"null auth": {entry(`"operation":"read","path":"tokens/creds/x"`, `"auth":null,`), func(e *event.Event) bool { return e.Kind == event.Issue }},
-		"deep data": {entry(`"data":{"x":`+strings.Repeat("[", 100)+strings.Repeat("]", 100)+`},"operation":"read","path":"tokens/creds/x"`, ""), func(e *event.Event) bool { return e.Kind == event.Issue }},
+		"null auth": {entry(`"operation":"read","path":"tokens/creds/x"`, `"auth":null,`), func(e *tokenwatch.Event) bool { return e.Kind == tokenwatch.KindIssue }},
+		"deep data": {entry(`"data":{"x":`+strings.Repeat("[", 100)+strings.Repeat("]", 100)+`},"operation":"read","path":"tokens/creds/x"`, ""), func(e *tokenwatch.Event) bool { return e.Kind == tokenwatch.KindIssue }},
 	} {
-		var e event.Event
+		var e tokenwatch.Event
 		if err := NewParser().Parse(test.line, &e); err != nil {
 			t.Errorf("%s: %v: %s", name, err, test.line)
 		} else if !test.ok(&e) {
@@ -190,7 +190,7 @@ func TestMalformed(t *testing.T) {
 	}
 	p := NewParser()
 	for _, line := range lines {
-		var e event.Event
+		var e tokenwatch.Event
 		if err := p.Parse([]byte(line), &e); err == nil {
 			t.Errorf("accepted: %.200s", line)
 		}
@@ -225,7 +225,7 @@ func FuzzParse(f *testing.F) {
 	}
 	f.Add([]byte(`{"time":"2026-01-01T00:00:00Z","type":"request"}`))
 	f.Fuzz(func(t *testing.T, line []byte) {
-		var e event.Event
+		var e tokenwatch.Event
 		err := NewParser().Parse(line, &e)
 		var want reference
 		if json.Unmarshal(line, &want) != nil || ambiguous(line) {
@@ -243,7 +243,7 @@ func FuzzParse(f *testing.F) {
 		if !e.Time.Equal(want.Time) || string(e.Phase) != want.Type {
 			t.Errorf("time or type of %s", line)
 		}
-		if e.Kind != event.OtherMounts && (e.Path != want.Request.Path || e.RequestID != want.Request.ID || e.RemoteAddress != want.Request.RemoteAddress || e.EntityID != want.Auth.EntityID || e.Error != want.Error) {
+		if e.Kind != tokenwatch.KindOtherMounts && (e.Path != want.Request.Path || e.RequestID != want.Request.ID || e.RemoteAddress != want.Request.RemoteAddress || e.EntityID != want.Auth.EntityID || e.Error != want.Error) {
 			t.Errorf("%+v\nof %s", e, line)
 		}
 	})
@@ -274,7 +274,7 @@ func BenchmarkParse(b *testing.B) {
 	b.SetBytes(int64(size / len(lines)))
 	b.ReportAllocs()
 	p := NewParser()
-	var e event.Event
+	var e tokenwatch.Event
 	for i := 0; b.Loop(); i++ {
 		if err := p.Parse(lines[i%len(lines)], &e); err != nil {
 			b.Fatal(err)

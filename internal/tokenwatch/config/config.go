@@ -12,7 +12,7 @@ import (
 
 	"gopkg.in/yaml.v3"
 
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/alert"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/audit"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/rules"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/sink"
@@ -56,28 +56,28 @@ type Sinks struct {
 
 // Terminal writes to standard output.
 type Terminal struct {
-	Enabled     bool           `yaml:"enabled"`
-	MinSeverity alert.Severity `yaml:"min_severity"`
+	Enabled     bool                `yaml:"enabled"`
+	MinSeverity tokenwatch.Severity `yaml:"min_severity"`
 }
 
 // JSON appends to a file.
 type JSON struct {
-	File        string         `yaml:"file"` // - is standard output
-	MinSeverity alert.Severity `yaml:"min_severity"`
+	File        string              `yaml:"file"` // - is standard output
+	MinSeverity tokenwatch.Severity `yaml:"min_severity"`
 }
 
 // Webhook posts each alert.
 type Webhook struct {
 	sink.Endpoint `yaml:",inline"`
-	MinSeverity   alert.Severity `yaml:"min_severity"`
-	GiveUpAfter   time.Duration  `yaml:"give_up_after"`
+	MinSeverity   tokenwatch.Severity `yaml:"min_severity"`
+	GiveUpAfter   time.Duration       `yaml:"give_up_after"`
 }
 
 // Alertmanager posts to its API.
 type Alertmanager struct {
 	sink.Endpoint `yaml:",inline"`
-	MinSeverity   alert.Severity `yaml:"min_severity"`
-	GiveUpAfter   time.Duration  `yaml:"give_up_after"`
+	MinSeverity   tokenwatch.Severity `yaml:"min_severity"`
+	GiveUpAfter   time.Duration       `yaml:"give_up_after"`
 }
 
 // Default is the configuration without a file.
@@ -156,11 +156,11 @@ func (c *Config) Validate() error {
 }
 
 func (s *Sinks) validate() (problems []error) {
-	check := func(name string, severity *alert.Severity, open func() error) {
+	check := func(name string, severity *tokenwatch.Severity, open func() error) {
 		if *severity == "" {
-			*severity = alert.Info
+			*severity = tokenwatch.SeverityInfo
 		}
-		parsed, err := alert.ParseSeverity(string(*severity))
+		parsed, err := tokenwatch.ParseSeverity(string(*severity))
 		if err != nil {
 			problems = append(problems, fmt.Errorf("%s.min_severity: %w", name, err))
 		}

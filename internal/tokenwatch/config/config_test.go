@@ -7,7 +7,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/alert"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch"
 )
 
 func parse(text string) (Config, error) {
@@ -42,7 +42,7 @@ rules:
 		t.Fatal(err)
 	}
 	if c.Repeat != 5*time.Minute || c.Rules.FailedAccess.Threshold != 3 || c.Rules.FailedAccess.Window != 90*time.Second || c.Rules.Silence.Enabled ||
-		c.Sinks.JSON[0].MinSeverity != alert.Critical || c.Sinks.Webhook[0].MinSeverity != alert.Info {
+		c.Sinks.JSON[0].MinSeverity != tokenwatch.SeverityCritical || c.Sinks.Webhook[0].MinSeverity != tokenwatch.SeverityInfo {
 		t.Errorf("%+v", c)
 	}
 	// What is not named keeps its default.

@@ -10,19 +10,18 @@ import (
 	"strings"
 	"time"
 
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/alert"
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/stats"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch"
 )
 
 // Rule is a rule of which alerts may be counted, with the severity that they
 // have as a rule: its series is there, as 0, before the first alert.
 type Rule struct {
 	Name     string
-	Severity alert.Severity
+	Severity tokenwatch.Severity
 }
 
 // Handler serves the text format of Prometheus, version 0.0.4.
-func Handler(p stats.Provider, version string, rules []Rule) http.Handler {
+func Handler(p tokenwatch.Snapshotter, version string, rules []Rule) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
 		write(w, p.Snapshot(), version, rules)
@@ -30,7 +29,7 @@ func Handler(p stats.Provider, version string, rules []Rule) http.Handler {
 }
 
 // Health answers as long as the process lives and can be asked.
-func Health(p stats.Provider) http.Handler {
+func Health(p tokenwatch.Snapshotter) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		s := p.Snapshot()
 		last := "none"
@@ -44,7 +43,7 @@ func Health(p stats.Provider) http.Handler {
 
 type writer struct{ b strings.Builder }
 
-func write(w io.Writer, s stats.Snapshot, version string, rules []Rule) {
+func write(w io.Writer, s tokenwatch.Snapshot, version string, rules []Rule) {
 	out := &writer{}
 	out.family("tokenwatch_build_info", "gauge", "Version of tokenwatch; the value is 1.")
 	out.value("tokenwatch_build_info", 1, "version", version)
@@ -72,7 +71,7 @@ func write(w io.Writer, s stats.Snapshot, version string, rules []Rule) {
 	_, _ = io.WriteString(w, out.b.String())
 }
 
-func (out *writer) alerts(s stats.Snapshot, rules []Rule) {
+func (out *writer) alerts(s tokenwatch.Snapshot, rules []Rule) {
 	out.family("tokenwatch_alerts_total", "counter", "Alerts, each counted when it was new.")
 	raised := make(map[Rule]bool)
 	for _, c := range s.Alerts {
@@ -84,12 +83,12 @@ func (out *writer) alerts(s stats.Snapshot, rules []Rule) {
 			out.value("tokenwatch_alerts_total", 0, "rule", r.Name, "severity", string(r.Severity))
 		}
 	}
-	open := make(map[alert.Severity]int)
+	open := make(map[tokenwatch.Severity]int)
 	for _, a := range s.Open {
 		open[a.Severity]++
 	}
 	out.family("tokenwatch_open_alerts", "gauge", "Alerts that happened lately.")
-	for _, severity := range []alert.Severity{alert.Info, alert.Warning, alert.Critical} {
+	for _, severity := range []tokenwatch.Severity{tokenwatch.SeverityInfo, tokenwatch.SeverityWarning, tokenwatch.SeverityCritical} {
 		out.value("tokenwatch_open_alerts", float64(open[severity]), "severity", string(severity))
 	}
 }

@@ -8,25 +8,24 @@ import (
 	"testing"
 	"time"
 
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/alert"
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/stats"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch"
 )
 
-type snapshot stats.Snapshot
+type snapshot tokenwatch.Snapshot
 
-func (s snapshot) Snapshot() stats.Snapshot { return stats.Snapshot(s) }
+func (s snapshot) Snapshot() tokenwatch.Snapshot { return tokenwatch.Snapshot(s) }
 
 var sampled = snapshot{
 	Started: time.Unix(1000, 5e8), LastEntry: time.Unix(2000, 0), Lines: 1 << 40, Malformed: 2, Oversized: 3, Dropped: 4,
-	Events: []stats.EventCount{{Kind: "issue", Outcome: "ok", Mount: "evil\"}\n\\\xff\x1b 1\nfake_total 7", Count: 5}},
-	Alerts: []stats.AlertCount{{Rule: "silence", Severity: alert.Critical, Count: 6}},
-	Sinks:  []stats.SinkCount{{Sink: "webhook example.com", Sent: 7, Failed: 8, Queued: 9}},
-	Open:   []alert.Alert{{Severity: alert.Critical}, {Severity: alert.Critical}},
+	Events: []tokenwatch.EventCount{{Kind: "issue", Outcome: "ok", Mount: "evil\"}\n\\\xff\x1b 1\nfake_total 7", Count: 5}},
+	Alerts: []tokenwatch.AlertCount{{Rule: "silence", Severity: tokenwatch.SeverityCritical, Count: 6}},
+	Sinks:  []tokenwatch.SinkCount{{Sink: "webhook example.com", Sent: 7, Failed: 8, Queued: 9}},
+	Open:   []tokenwatch.Alert{{Severity: tokenwatch.SeverityCritical}, {Severity: tokenwatch.SeverityCritical}},
 }
 
 func TestMetrics(t *testing.T) {
 	w := httptest.NewRecorder()
-	Handler(sampled, "v1", []Rule{{"silence", alert.Critical}, {"root_token", alert.Warning}}).ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
+	Handler(sampled, "v1", []Rule{{"silence", tokenwatch.SeverityCritical}, {"root_token", tokenwatch.SeverityWarning}}).ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
 	body := w.Body.String()
 	for _, want := range []string{
 		`tokenwatch_build_info{version="v1"} 1`, "tokenwatch_start_time_seconds 1000.5", "tokenwatch_last_entry_time_seconds 2000", "tokenwatch_lines_total 1099511627776",

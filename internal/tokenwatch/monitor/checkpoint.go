@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch"
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/alert"
 )
 
 // checkpoint is all that is remembered, at one place in the log. Everything in
@@ -31,7 +30,7 @@ type checkpoint struct {
 	Findings []savedFinding
 	Floods   map[string]*flood
 	Rules    map[string][]byte
-	Pending  map[string][]alert.Alert // by sink
+	Pending  map[string][]tokenwatch.Alert // by sink
 }
 
 type savedFinding struct {
@@ -150,7 +149,7 @@ func (m *Monitor) save() error {
 	c := &checkpoint{
 		Version: version, Position: m.position, Counts: m.counts, Refused: m.refused.Keys(),
 		Leases: [2][]string{m.mounts.leases.Keys(), m.mounts.leases.Values()},
-		Floods: m.folder.floods, Rules: make(map[string][]byte), Pending: make(map[string][]alert.Alert),
+		Floods: m.folder.floods, Rules: make(map[string][]byte), Pending: make(map[string][]tokenwatch.Alert),
 	}
 	for name := range m.mounts.known {
 		c.Mounts = append(c.Mounts, name)

@@ -5,9 +5,7 @@ import (
 	"slices"
 	"time"
 
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/alert"
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/event"
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/stats"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch"
 )
 
 // counts is what is counted. Fields are exported for the checkpoint.
@@ -17,17 +15,17 @@ type counts struct {
 	LastEntry time.Time
 	Events    map[eventKey]int64
 	Alerts    map[alertKey]int64
-	Minutes   [shownMinutes]stats.Minute // by minute modulo shownMinutes
+	Minutes   [shownMinutes]tokenwatch.Minute // by minute modulo shownMinutes
 }
 
 type eventKey struct {
-	Kind           event.Kind
+	Kind           tokenwatch.Kind
 	Outcome, Mount string
 }
 
 type alertKey struct {
 	Rule     string
-	Severity alert.Severity
+	Severity tokenwatch.Severity
 }
 
 const (
@@ -46,7 +44,7 @@ func (c *counts) entry(t time.Time) {
 	}
 }
 
-func outcome(e *event.Event) string {
+func outcome(e *tokenwatch.Event) string {
 	switch {
 	case e.Denied:
 		return "denied"
@@ -62,7 +60,7 @@ func outcome(e *event.Event) string {
 	return "inactive"
 }
 
-func (c *counts) event(e *event.Event) {
+func (c *counts) event(e *tokenwatch.Event) {
 	key := eventKey{e.Kind, outcome(e), e.Namespace + e.Mount}
 	if e.Namespace != "" {
 		key.Mount = e.Namespace + "/" + e.Mount
@@ -74,47 +72,47 @@ func (c *counts) event(e *event.Event) {
 	c.minute(e, key.Outcome)
 }
 
-func (c *counts) minute(e *event.Event, outcome string) {
+func (c *counts) minute(e *tokenwatch.Event, outcome string) {
 	start := e.Time.Truncate(time.Minute)
 	m := &c.Minutes[(start.Unix()/60%shownMinutes+shownMinutes)%shownMinutes]
 	switch {
 	case start.Before(m.Start):
 		return // too late to be shown
 	case start.After(m.Start):
-		*m = stats.Minute{Start: start}
+		*m = tokenwatch.Minute{Start: start}
 	}
 	switch {
 	case e.Failed():
 		m.Failed++
-	case e.Kind == event.Issue:
+	case e.Kind == tokenwatch.KindIssue:
 		m.Issued++
-	case e.Kind == event.Introspect && outcome == "active":
+	case e.Kind == tokenwatch.KindIntrospect && outcome == "active":
 		m.Active++
-	case e.Kind == event.Introspect:
+	case e.Kind == tokenwatch.KindIntrospect:
 		m.Inactive++
-	case e.Kind == event.Revoke || e.Kind == event.LeaseRevoke:
+	case e.Kind == tokenwatch.KindRevoke || e.Kind == tokenwatch.KindLeaseRevoke:
 		m.Revoked++
 	}
 }
 
-func (c *counts) alert(a alert.Alert) { c.Alerts[alertKey{a.Rule, a.Severity}]++ }
+func (c *counts) alert(a tokenwatch.Alert) { c.Alerts[alertKey{a.Rule, a.Severity}]++ }
 
 // snapshot copies the counts; the minutes are those before now.
-func (c *counts) snapshot(now time.Time) stats.Snapshot {
-	s := stats.Snapshot{
+func (c *counts) snapshot(now time.Time) tokenwatch.Snapshot {
+	s := tokenwatch.Snapshot{
 		Now: now, LastEntry: c.LastEntry,
 		Lines: c.Lines, Malformed: c.Malformed, Oversized: c.Oversized, Dropped: c.Dropped,
 	}
 	for key, n := range c.Events {
-		s.Events = append(s.Events, stats.EventCount{Kind: string(key.Kind), Outcome: key.Outcome, Mount: key.Mount, Count: n})
+		s.Events = append(s.Events, tokenwatch.EventCount{Kind: string(key.Kind), Outcome: key.Outcome, Mount: key.Mount, Count: n})
 	}
-	slices.SortFunc(s.Events, func(a, b stats.EventCount) int {
+	slices.SortFunc(s.Events, func(a, b tokenwatch.EventCount) int {
 		return cmp.Or(cmp.Compare(a.Mount, b.Mount), cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Outcome, b.Outcome))
 	})
 	for key, n := range c.Alerts {
-		s.Alerts = append(s.Alerts, stats.AlertCount{Rule: key.Rule, Severity: key.Severity, Count: n})
+		s.Alerts = append(s.Alerts, tokenwatch.AlertCount{Rule: key.Rule, Severity: key.Severity, Count: n})
 	}
-	slices.SortFunc(s.Alerts, func(a, b stats.AlertCount) int {
+	slices.SortFunc(s.Alerts, func(a, b tokenwatch.AlertCount) int {
 		return cmp.Or(cmp.Compare(a.Rule, b.Rule), cmp.Compare(a.Severity, b.Severity))
 	})
 	first := now.Truncate(time.Minute).Add(-(shownMinutes - 1) * time.Minute)
@@ -122,7 +120,7 @@ func (c *counts) snapshot(now time.Time) stats.Snapshot {
 		start := first.Add(i * time.Minute).UTC()
 		m := c.Minutes[(start.Unix()/60%shownMinutes+shownMinutes)%shownMinutes]
 		if !m.Start.Equal(start) {
-			m = stats.Minute{Start: start}
+			m = tokenwatch.Minute{Start: start}
 		}
 		s.Minutes = append(s.Minutes, m)
 	}
@@ -131,20 +129,20 @@ func (c *counts) snapshot(now time.Time) stats.Snapshot {
 }
 
 // rates are of the last whole minutes; the current one is not over.
-func rates(minutes []stats.Minute) map[string]stats.Rate {
+func rates(minutes []tokenwatch.Minute) map[string]tokenwatch.Rate {
 	whole := minutes[:len(minutes)-1]
-	rate := func(get func(stats.Minute) int64) stats.Rate {
+	rate := func(get func(tokenwatch.Minute) int64) tokenwatch.Rate {
 		var five int64
 		for _, m := range whole[len(whole)-5:] {
 			five += get(m)
 		}
-		return stats.Rate{PerSecond1m: float64(get(whole[len(whole)-1])) / 60, PerSecond5m: float64(five) / 300}
+		return tokenwatch.Rate{PerSecond1m: float64(get(whole[len(whole)-1])) / 60, PerSecond5m: float64(five) / 300}
 	}
-	return map[string]stats.Rate{
-		"issued":   rate(func(m stats.Minute) int64 { return m.Issued }),
-		"active":   rate(func(m stats.Minute) int64 { return m.Active }),
-		"inactive": rate(func(m stats.Minute) int64 { return m.Inactive }),
-		"revoked":  rate(func(m stats.Minute) int64 { return m.Revoked }),
-		"failed":   rate(func(m stats.Minute) int64 { return m.Failed }),
+	return map[string]tokenwatch.Rate{
+		"issued":   rate(func(m tokenwatch.Minute) int64 { return m.Issued }),
+		"active":   rate(func(m tokenwatch.Minute) int64 { return m.Active }),
+		"inactive": rate(func(m tokenwatch.Minute) int64 { return m.Inactive }),
+		"revoked":  rate(func(m tokenwatch.Minute) int64 { return m.Revoked }),
+		"failed":   rate(func(m tokenwatch.Minute) int64 { return m.Failed }),
 	}
 }

@@ -8,14 +8,14 @@ import (
 
 	"github.com/hashicorp/golang-lru/v2/simplelru"
 
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/alert"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch"
 )
 
 // folder makes one alert of what a rule finds again and again: it is passed on
 // at once, and then at most once in each interval of repeat, with the sum.
 type folder struct {
 	repeat, openFor time.Duration
-	pass            func(a alert.Alert, repeated bool)
+	pass            func(a tokenwatch.Alert, repeated bool)
 	findings        *simplelru.LRU[findingKey, *finding]
 	floods          map[string]*flood // by rule
 }
@@ -24,7 +24,7 @@ type findingKey struct{ Rule, Key string }
 
 // finding is an alert that is open. Fields are exported for the checkpoint.
 type finding struct {
-	Alert  alert.Alert
+	Alert  tokenwatch.Alert
 	Passed int64     // count when it was passed on last; 0: held back
 	At     time.Time // when that was, by the log
 }
@@ -35,7 +35,7 @@ type flood struct {
 	Minute time.Time
 	Passed int
 	Held   int64
-	Last   alert.Alert // one of those that were held back
+	Last   tokenwatch.Alert // one of those that were held back
 }
 
 const (
@@ -43,13 +43,13 @@ const (
 	maxPerMinute = 30 // new findings of one rule
 )
 
-func newFolder(repeat, openFor time.Duration, pass func(alert.Alert, bool)) *folder {
+func newFolder(repeat, openFor time.Duration, pass func(tokenwatch.Alert, bool)) *folder {
 	f := &folder{repeat: repeat, openFor: openFor, pass: pass, floods: make(map[string]*flood)}
 	f.findings, _ = simplelru.NewLRU(maxOpen, func(_ findingKey, found *finding) { f.passRest(found) })
 	return f
 }
 
-func (f *folder) add(a alert.Alert) {
+func (f *folder) add(a tokenwatch.Alert) {
 	key := findingKey{a.Rule, a.Key}
 	found, ok := f.findings.Get(key)
 	if ok && a.Last.Sub(found.Alert.Last) > f.openFor {
@@ -57,7 +57,7 @@ func (f *folder) add(a alert.Alert) {
 		ok = false
 	}
 	if !ok {
-		a.Fingerprint = alert.FingerprintOf(a.Rule, a.Key, a.First.UTC().Format(time.RFC3339Nano))
+		a.Fingerprint = tokenwatch.FingerprintOf(a.Rule, a.Key, a.First.UTC().Format(time.RFC3339Nano))
 		found = &finding{Alert: a, At: a.Last}
 		f.findings.Add(key, found)
 		if f.admit(a) {
@@ -90,7 +90,7 @@ func (f *folder) passRest(found *finding) {
 }
 
 // admit reports whether a rule may pass on one more new finding in this minute.
-func (f *folder) admit(a alert.Alert) bool {
+func (f *folder) admit(a tokenwatch.Alert) bool {
 	minute := a.Last.Truncate(time.Minute)
 	fl := f.floods[a.Rule]
 	if fl == nil {
@@ -114,13 +114,13 @@ func (f *folder) endFlood(fl *flood) {
 	if fl.Held == 0 {
 		return
 	}
-	a := alert.Alert{
+	a := tokenwatch.Alert{
 		Rule: fl.Last.Rule, Severity: fl.Last.Severity, Title: "Many more findings of one rule",
 		Detail: fmt.Sprintf("%d more in one minute, of which this is the last: %s.", fl.Held, fl.Last.Title),
 		Who:    fl.Last.Who, Where: fl.Last.Where, Namespace: fl.Last.Namespace, Mount: fl.Last.Mount, RequestID: fl.Last.RequestID,
 		First: fl.Minute, Last: fl.Last.Last, Count: fl.Held, Advice: fl.Last.Advice,
 	}
-	a.Fingerprint = alert.FingerprintOf(a.Rule, "flood", fl.Minute.UTC().Format(time.RFC3339))
+	a.Fingerprint = tokenwatch.FingerprintOf(a.Rule, "flood", fl.Minute.UTC().Format(time.RFC3339))
 	fl.Held = 0
 	f.pass(a, false)
 }
@@ -152,14 +152,14 @@ func (f *folder) flushAll() {
 
 // open lists alerts that are open at now, the most severe first, then the
 // latest.
-func (f *folder) open(now time.Time) []alert.Alert {
-	var open []alert.Alert
+func (f *folder) open(now time.Time) []tokenwatch.Alert {
+	var open []tokenwatch.Alert
 	for _, found := range f.findings.Values() {
 		if now.Sub(found.Alert.Last) <= f.openFor {
 			open = append(open, found.Alert)
 		}
 	}
-	slices.SortFunc(open, func(a, b alert.Alert) int {
+	slices.SortFunc(open, func(a, b tokenwatch.Alert) int {
 		return cmp.Or(cmp.Compare(b.Severity.Level(), a.Severity.Level()), b.Last.Compare(a.Last), cmp.Compare(a.Fingerprint, b.Fingerprint))
 	})
 	return open

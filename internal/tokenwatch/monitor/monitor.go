@@ -14,10 +14,7 @@ import (
 	"github.com/hashicorp/golang-lru/v2/simplelru"
 
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch"
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/alert"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/audit"
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/event"
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/stats"
 )
 
 // Options say what to watch with.
@@ -36,8 +33,8 @@ type Options struct {
 	Log       *slog.Logger
 	// OnEvent and OnAlert are told of everything, for reports. An event is
 	// valid during the call only.
-	OnEvent func(*event.Event)
-	OnAlert func(alert.Alert)
+	OnEvent func(*tokenwatch.Event)
+	OnAlert func(tokenwatch.Alert)
 }
 
 // Monitor is safe for use by several goroutines.
@@ -163,7 +160,7 @@ func (m *Monitor) Close(ctx context.Context) error {
 // part is a run of lines of a batch, and what they say.
 type part struct {
 	lines     []byte
-	events    []event.Event
+	events    []tokenwatch.Event
 	malformed int64
 	parsed    chan struct{}
 }
@@ -176,7 +173,7 @@ func (p *part) parse(parser *audit.Parser) {
 			continue
 		}
 		if len(p.events) == cap(p.events) {
-			p.events = append(p.events, event.Event{})
+			p.events = append(p.events, tokenwatch.Event{})
 		} else {
 			p.events = p.events[:len(p.events)+1]
 		}
@@ -250,12 +247,12 @@ func (m *Monitor) Handle(b tokenwatch.Batch) error {
 }
 
 // observe takes one entry.
-func (m *Monitor) observe(e *event.Event) {
+func (m *Monitor) observe(e *tokenwatch.Event) {
 	m.counts.entry(e.Time)
 	for _, r := range m.entries {
 		r.Entry(e.Time, m.emit)
 	}
-	if e.Kind == event.OtherMounts || m.told(e) || !m.mounts.resolve(e) {
+	if e.Kind == tokenwatch.KindOtherMounts || m.told(e) || !m.mounts.resolve(e) {
 		return
 	}
 	m.counts.event(e)
@@ -268,8 +265,8 @@ func (m *Monitor) observe(e *event.Event) {
 }
 
 // told reports whether the request's other line has told of it already.
-func (m *Monitor) told(e *event.Event) bool {
-	if e.RequestID == "" || (!e.Failed() && e.Kind != event.AuditDisable) {
+func (m *Monitor) told(e *tokenwatch.Event) bool {
+	if e.RequestID == "" || (!e.Failed() && e.Kind != tokenwatch.KindAuditDisable) {
 		return false
 	}
 	if m.refused.Contains(e.RequestID) {
@@ -279,10 +276,10 @@ func (m *Monitor) told(e *event.Event) bool {
 	return false
 }
 
-func (m *Monitor) emit(a alert.Alert) { m.folder.add(a) }
+func (m *Monitor) emit(a tokenwatch.Alert) { m.folder.add(a) }
 
 // pass hands an alert to the sinks. repeated says that it was passed on before.
-func (m *Monitor) pass(a alert.Alert, repeated bool) {
+func (m *Monitor) pass(a tokenwatch.Alert, repeated bool) {
 	if !repeated {
 		m.counts.alert(a)
 	}
@@ -295,8 +292,8 @@ func (m *Monitor) pass(a alert.Alert, repeated bool) {
 	m.dirty = true
 }
 
-// Snapshot implements stats.Provider.
-func (m *Monitor) Snapshot() stats.Snapshot {
+// Snapshot implements tokenwatch.Snapshotter.
+func (m *Monitor) Snapshot() tokenwatch.Snapshot {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	now := time.Now()

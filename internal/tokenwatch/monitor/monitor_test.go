@@ -13,8 +13,6 @@ import (
 	"time"
 
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch"
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/alert"
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/event"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/rules"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/sink"
 )
@@ -24,7 +22,7 @@ var start = time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
 // collector is a sink that remembers, after failing as often as it is told.
 type collector struct {
 	mu      sync.Mutex
-	got     []alert.Alert
+	got     []tokenwatch.Alert
 	tries   int
 	failing int
 	err     error
@@ -32,7 +30,7 @@ type collector struct {
 
 func (c *collector) Name() string { return "collector" }
 
-func (c *collector) Send(_ context.Context, a alert.Alert) error {
+func (c *collector) Send(_ context.Context, a tokenwatch.Alert) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.tries++; c.tries <= c.failing {
@@ -42,10 +40,10 @@ func (c *collector) Send(_ context.Context, a alert.Alert) error {
 	return nil
 }
 
-func (c *collector) alerts() []alert.Alert {
+func (c *collector) alerts() []tokenwatch.Alert {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return append([]alert.Alert(nil), c.got...)
+	return append([]tokenwatch.Alert(nil), c.got...)
 }
 
 func open(t *testing.T, state string, sinks ...SinkOptions) *Monitor {
@@ -84,8 +82,8 @@ func finish(t *testing.T, m *Monitor) {
 }
 
 func TestRepeatedFindingsAreFolded(t *testing.T) {
-	var passed []alert.Alert
-	f := newFolder(time.Minute, time.Hour, func(a alert.Alert, repeated bool) {
+	var passed []tokenwatch.Alert
+	f := newFolder(time.Minute, time.Hour, func(a tokenwatch.Alert, repeated bool) {
 		if repeated != (len(passed) > 0) {
 			t.Errorf("%d: repeated is %v", len(passed), repeated)
 		}
@@ -93,14 +91,14 @@ func TestRepeatedFindingsAreFolded(t *testing.T) {
 	})
 	at := func(i int) time.Time { return start.Add(time.Duration(i) * time.Second) }
 	for i := range 150 { // one a second
-		f.add(alert.Alert{Rule: "r", Key: "k", First: at(i), Last: at(i), Count: 1})
+		f.add(tokenwatch.Alert{Rule: "r", Key: "k", First: at(i), Last: at(i), Count: 1})
 	}
 	if open := f.open(at(150)); len(open) != 1 || open[0].Count != 150 {
 		t.Errorf("open: %+v", open)
 	}
 	f.flush(at(170)) // not long enough after the last time
 	f.flush(at(190))
-	f.add(alert.Alert{Rule: "r", Key: "k", First: at(191), Last: at(191), Count: 1})
+	f.add(tokenwatch.Alert{Rule: "r", Key: "k", First: at(191), Last: at(191), Count: 1})
 	f.flushAll()
 	var counts []int64
 	for _, a := range passed {
@@ -149,14 +147,14 @@ func TestFindingsAfterAPauseAreNew(t *testing.T) {
 // TestFlood has one rule find more than anybody can read.
 func TestFlood(t *testing.T) {
 	c := &collector{}
-	f := newFolder(time.Minute, time.Hour, func(a alert.Alert, _ bool) { _ = c.Send(t.Context(), a) })
+	f := newFolder(time.Minute, time.Hour, func(a tokenwatch.Alert, _ bool) { _ = c.Send(t.Context(), a) })
 	for i := range 100_000 {
-		f.add(alert.Alert{Rule: "r", Key: fmt.Sprint(i), Title: "t", First: start, Last: start, Count: 1})
+		f.add(tokenwatch.Alert{Rule: "r", Key: fmt.Sprint(i), Title: "t", First: start, Last: start, Count: 1})
 	}
 	if n := f.findings.Len(); n > maxOpen {
 		t.Errorf("%d findings are kept", n)
 	}
-	f.add(alert.Alert{Rule: "r", Key: "later", First: start.Add(2 * time.Minute), Last: start.Add(2 * time.Minute), Count: 1})
+	f.add(tokenwatch.Alert{Rule: "r", Key: "later", First: start.Add(2 * time.Minute), Last: start.Add(2 * time.Minute), Count: 1})
 	got := c.alerts()
 	if len(got) != maxPerMinute+2 {
 		t.Fatalf("%d alerts were passed on", len(got))
@@ -254,7 +252,7 @@ func TestSinksAreTriedAgain(t *testing.T) {
 		"for a while":          {3, errors.New("down"), SinkOptions{FirstRetry: time.Millisecond}, 1, 0},
 		"until it is too late": {1 << 30, errors.New("down"), SinkOptions{FirstRetry: time.Millisecond, GiveUpAfter: 20 * time.Millisecond}, 0, 1},
 		"not when refused":     {1 << 30, fmt.Errorf("%w: no", sink.ErrPermanent), SinkOptions{FirstRetry: time.Hour}, 0, 1},
-		"not when unwanted":    {0, nil, SinkOptions{MinSeverity: alert.Critical}, 0, 0},
+		"not when unwanted":    {0, nil, SinkOptions{MinSeverity: tokenwatch.SeverityCritical}, 0, 0},
 	} {
 		c := &collector{failing: test.failing, err: test.err}
 		test.opts.Sink = c
@@ -270,15 +268,15 @@ func TestSinksAreTriedAgain(t *testing.T) {
 func TestQueueIsBounded(t *testing.T) {
 	q := newQueue(SinkOptions{Sink: &collector{}}, slog.New(slog.DiscardHandler))
 	for i := range 3 * maxWaiting {
-		severity := alert.Info
+		severity := tokenwatch.SeverityInfo
 		if i%10 == 0 {
-			severity = alert.Critical
+			severity = tokenwatch.SeverityCritical
 		}
-		q.put(alert.Alert{Fingerprint: fmt.Sprint(i), Severity: severity})
+		q.put(tokenwatch.Alert{Fingerprint: fmt.Sprint(i), Severity: severity})
 	}
 	critical := 0
 	for _, a := range q.pending() {
-		if a.Severity == alert.Critical {
+		if a.Severity == tokenwatch.SeverityCritical {
 			critical++
 		}
 	}
@@ -289,31 +287,31 @@ func TestQueueIsBounded(t *testing.T) {
 
 func TestMountsAndLeases(t *testing.T) {
 	table := newMountTable()
-	about := func(e event.Event) (event.Event, bool) { ok := table.resolve(&e); return e, ok }
-	about(event.Event{Kind: event.Issue, Mount: "team/tokens/"})
+	about := func(e tokenwatch.Event) (tokenwatch.Event, bool) { ok := table.resolve(&e); return e, ok }
+	about(tokenwatch.Event{Kind: tokenwatch.KindIssue, Mount: "team/tokens/"})
 	for name, test := range map[string]struct {
-		e    event.Event
+		e    tokenwatch.Event
 		ours bool
 	}{
-		"lease":                   {event.Event{Kind: event.LeaseRevoke, LeaseID: "team/tokens/creds/a/b/xyz"}, true},
-		"lease of another engine": {event.Event{Kind: event.LeaseRevoke, LeaseID: "database/creds/a/xyz"}, false},
-		"lease of a longer name":  {event.Event{Kind: event.LeaseRevoke, LeaseID: "team/tokens2/creds/a/xyz"}, false},
-		"in another namespace":    {event.Event{Kind: event.LeaseRevoke, Namespace: "ns", LeaseID: "team/tokens/creds/a/xyz"}, false},
-		"hashed, not known":       {event.Event{Kind: event.LeaseRevoke, LeaseHash: "hmac-sha256:1"}, false},
-		"renewal shows both":      {event.Event{Kind: event.LeaseRenew, LeaseHash: "hmac-sha256:2", LeaseID: "team/tokens/creds/a/xyz"}, true},
-		"prefix of a role":        {event.Event{Kind: event.LeasePrefix, Name: "team/tokens/creds/a"}, true},
-		"prefix of the mount":     {event.Event{Kind: event.LeasePrefix, Name: "team/tokens"}, true},
-		"prefix above the mount":  {event.Event{Kind: event.LeasePrefix, Name: "team/"}, true},
-		"prefix of another":       {event.Event{Kind: event.LeasePrefix, Name: "database/creds"}, false},
-		"unmounting":              {event.Event{Kind: event.MountDisable, Mount: "team/tokens/"}, true},
-		"unmounting another":      {event.Event{Kind: event.MountDisable, Mount: "kv/"}, false},
+		"lease":                   {tokenwatch.Event{Kind: tokenwatch.KindLeaseRevoke, LeaseID: "team/tokens/creds/a/b/xyz"}, true},
+		"lease of another engine": {tokenwatch.Event{Kind: tokenwatch.KindLeaseRevoke, LeaseID: "database/creds/a/xyz"}, false},
+		"lease of a longer name":  {tokenwatch.Event{Kind: tokenwatch.KindLeaseRevoke, LeaseID: "team/tokens2/creds/a/xyz"}, false},
+		"in another namespace":    {tokenwatch.Event{Kind: tokenwatch.KindLeaseRevoke, Namespace: "ns", LeaseID: "team/tokens/creds/a/xyz"}, false},
+		"hashed, not known":       {tokenwatch.Event{Kind: tokenwatch.KindLeaseRevoke, LeaseHash: "hmac-sha256:1"}, false},
+		"renewal shows both":      {tokenwatch.Event{Kind: tokenwatch.KindLeaseRenew, LeaseHash: "hmac-sha256:2", LeaseID: "team/tokens/creds/a/xyz"}, true},
+		"prefix of a role":        {tokenwatch.Event{Kind: tokenwatch.KindLeasePrefix, Name: "team/tokens/creds/a"}, true},
+		"prefix of the mount":     {tokenwatch.Event{Kind: tokenwatch.KindLeasePrefix, Name: "team/tokens"}, true},
+		"prefix above the mount":  {tokenwatch.Event{Kind: tokenwatch.KindLeasePrefix, Name: "team/"}, true},
+		"prefix of another":       {tokenwatch.Event{Kind: tokenwatch.KindLeasePrefix, Name: "database/creds"}, false},
+		"unmounting":              {tokenwatch.Event{Kind: tokenwatch.KindMountDisable, Mount: "team/tokens/"}, true},
+		"unmounting another":      {tokenwatch.Event{Kind: tokenwatch.KindMountDisable, Mount: "kv/"}, false},
 	} {
 		e, ours := about(test.e)
 		if ours != test.ours || ours && e.Mount != "team/tokens/" {
 			t.Errorf("%s: %v, mount %q", name, ours, e.Mount)
 		}
 	}
-	e, ours := about(event.Event{Kind: event.LeaseRevoke, LeaseHash: "hmac-sha256:2"})
+	e, ours := about(tokenwatch.Event{Kind: tokenwatch.KindLeaseRevoke, LeaseHash: "hmac-sha256:2"})
 	if !ours || e.LeaseID != "team/tokens/creds/a/xyz" || e.Role != "a" {
 		t.Errorf("the hash of a lease that was renewed: %+v", e)
 	}

@@ -5,7 +5,7 @@ import (
 
 	"github.com/hashicorp/golang-lru/v2/simplelru"
 
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/event"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch"
 )
 
 // mountTable knows the mounts of the engine, so that what happens elsewhere
@@ -30,15 +30,15 @@ func newMountTable() *mountTable {
 }
 
 // resolve reports whether e is about the engine, and completes it if so.
-func (t *mountTable) resolve(e *event.Event) bool {
+func (t *mountTable) resolve(e *tokenwatch.Event) bool {
 	switch e.Kind {
-	case event.AuditDisable, event.AuditEnable:
+	case tokenwatch.KindAuditDisable, tokenwatch.KindAuditEnable:
 		return true
-	case event.MountTune, event.MountDisable:
+	case tokenwatch.KindMountTune, tokenwatch.KindMountDisable:
 		return t.known[mountName{e.Namespace, e.Mount}]
-	case event.LeasePrefix:
+	case tokenwatch.KindLeasePrefix:
 		return t.findPrefix(e)
-	case event.LeaseRenew, event.LeaseRevoke:
+	case tokenwatch.KindLeaseRenew, tokenwatch.KindLeaseRevoke:
 		return t.findLease(e)
 	}
 	if len(t.known) < maxMounts {
@@ -47,7 +47,7 @@ func (t *mountTable) resolve(e *event.Event) bool {
 	return true
 }
 
-func (t *mountTable) findLease(e *event.Event) bool {
+func (t *mountTable) findLease(e *tokenwatch.Event) bool {
 	switch {
 	case e.LeaseHash != "" && e.LeaseID != "":
 		if t.ofLease(e) {
@@ -60,7 +60,7 @@ func (t *mountTable) findLease(e *event.Event) bool {
 }
 
 // ofLease finds mount and role in a lease's id: <mount>creds/<role>/<random>.
-func (t *mountTable) ofLease(e *event.Event) bool {
+func (t *mountTable) ofLease(e *tokenwatch.Event) bool {
 	for name := range t.known {
 		rest, ok := strings.CutPrefix(e.LeaseID, name.Mount)
 		if !ok || name.Namespace != e.Namespace {
@@ -78,7 +78,7 @@ func (t *mountTable) ofLease(e *event.Event) bool {
 }
 
 // findPrefix takes a prefix inside of a mount, and one that has a mount in it.
-func (t *mountTable) findPrefix(e *event.Event) bool {
+func (t *mountTable) findPrefix(e *tokenwatch.Event) bool {
 	prefix := strings.TrimSuffix(e.Name, "/") + "/"
 	for name := range t.known {
 		if name.Namespace == e.Namespace && (strings.HasPrefix(prefix, name.Mount) || strings.HasPrefix(name.Mount, strings.TrimSuffix(e.Name, "/"))) {

@@ -10,15 +10,13 @@ import (
 	"time"
 
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch"
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/alert"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/sink"
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/stats"
 )
 
 // SinkOptions is a sink and how to deal with it.
 type SinkOptions struct {
 	tokenwatch.Sink
-	MinSeverity alert.Severity
+	MinSeverity tokenwatch.Severity
 	// GiveUpAfter is how long to try one alert; 0: 15m.
 	GiveUpAfter time.Duration
 	// FirstRetry is the first wait, which doubles up to a minute; 0: 1s.
@@ -36,7 +34,7 @@ type queue struct {
 	wake   chan struct{}
 
 	mu      sync.Mutex
-	waiting []alert.Alert
+	waiting []tokenwatch.Alert
 	closing bool
 	sent    int64
 	failed  int64
@@ -63,7 +61,7 @@ func (q *queue) start() { go q.run() }
 
 // put adds an alert, in place of an older state of the same one if that waits.
 // When the queue is full the oldest of the least severe makes room.
-func (q *queue) put(a alert.Alert) {
+func (q *queue) put(a tokenwatch.Alert) {
 	if a.Severity.Level() < q.MinSeverity.Level() {
 		return
 	}
@@ -122,7 +120,7 @@ func (q *queue) run() {
 }
 
 // next waits for an alert; false when the queue is closed and empty.
-func (q *queue) next() (alert.Alert, bool) {
+func (q *queue) next() (tokenwatch.Alert, bool) {
 	for {
 		q.mu.Lock()
 		if len(q.waiting) > 0 {
@@ -133,19 +131,19 @@ func (q *queue) next() (alert.Alert, bool) {
 		closing := q.closing
 		q.mu.Unlock()
 		if closing {
-			return alert.Alert{}, false
+			return tokenwatch.Alert{}, false
 		}
 		select {
 		case <-q.wake:
 		case <-q.ctx.Done():
-			return alert.Alert{}, false
+			return tokenwatch.Alert{}, false
 		}
 	}
 }
 
 // deliver tries until the sink takes the alert, refuses it for good, or the
 // time for it is over.
-func (q *queue) deliver(a alert.Alert) error {
+func (q *queue) deliver(a tokenwatch.Alert) error {
 	began, wait := time.Now(), q.FirstRetry
 	for {
 		err := q.Send(q.ctx, a)
@@ -182,14 +180,14 @@ func (q *queue) close(ctx context.Context) {
 }
 
 // pending copies what has not been delivered.
-func (q *queue) pending() []alert.Alert {
+func (q *queue) pending() []tokenwatch.Alert {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	return slices.Clone(q.waiting)
 }
 
-func (q *queue) count() stats.SinkCount {
+func (q *queue) count() tokenwatch.SinkCount {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return stats.SinkCount{Sink: q.Name(), Sent: q.sent, Failed: q.failed, Queued: len(q.waiting)}
+	return tokenwatch.SinkCount{Sink: q.Name(), Sent: q.sent, Failed: q.failed, Queued: len(q.waiting)}
 }

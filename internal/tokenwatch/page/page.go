@@ -15,7 +15,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/stats"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch"
 )
 
 //go:embed static
@@ -28,7 +28,7 @@ type Server struct {
 }
 
 // Listen binds to address, host:port. Without a host it is 127.0.0.1.
-func Listen(address string, from stats.Provider) (*Server, error) {
+func Listen(address string, from tokenwatch.Snapshotter) (*Server, error) {
 	host, port, err := net.SplitHostPort(address)
 	if err != nil {
 		return nil, fmt.Errorf("page: %w (wanted host:port, e.g. 127.0.0.1:8250)", err)
@@ -81,7 +81,7 @@ func (s *Server) Serve(ctx context.Context) error {
 // Handler is the page without a server. It answers to requests for an IP
 // address, for localhost and for the given host names, so that no web site can
 // read it by pointing a name of its own here (DNS rebinding).
-func Handler(from stats.Provider, hosts ...string) http.Handler {
+func Handler(from tokenwatch.Snapshotter, hosts ...string) http.Handler {
 	mux := http.NewServeMux()
 	for path, file := range map[string]struct{ name, kind string }{
 		"/{$}":      {"page.html", "text/html; charset=utf-8"},

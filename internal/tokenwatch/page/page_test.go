@@ -11,13 +11,12 @@ import (
 	"testing"
 	"time"
 
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/alert"
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/stats"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch"
 )
 
-type snapshot stats.Snapshot
+type snapshot tokenwatch.Snapshot
 
-func (s snapshot) Snapshot() stats.Snapshot { return stats.Snapshot(s) }
+func (s snapshot) Snapshot() tokenwatch.Snapshot { return tokenwatch.Snapshot(s) }
 
 func get(t *testing.T, h http.Handler, method, host, path string) *http.Response {
 	t.Helper()
@@ -122,14 +121,14 @@ func TestServeEndsWithItsContext(t *testing.T) {
 }
 
 func TestStateIsBoundedAndVisible(t *testing.T) {
-	var open []alert.Alert
+	var open []tokenwatch.Alert
 	title := strings.Repeat("\x1b<b>", 100_000)
 	for i := range 10 * maxAlerts {
-		open = append(open, alert.Alert{
+		open = append(open, tokenwatch.Alert{
 			Fingerprint: fmt.Sprint(i), Severity: `x" onload="`, Title: title, Who: "a\u202eb", Where: "192.0.2.1",
 		})
 	}
-	resp := get(t, Handler(snapshot{Open: open, Malformed: 1, Dropped: 2, Sinks: []stats.SinkCount{{Sink: "hook\n", Failed: 3}}}), "GET", "localhost", "/state.json")
+	resp := get(t, Handler(snapshot{Open: open, Malformed: 1, Dropped: 2, Sinks: []tokenwatch.SinkCount{{Sink: "hook\n", Failed: 3}}}), "GET", "localhost", "/state.json")
 	body, err := io.ReadAll(resp.Body)
 	if err != nil {
 		t.Fatal(err)

@@ -4,8 +4,7 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/alert"
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/stats"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/visible"
 )
 
@@ -55,7 +54,7 @@ type fact struct {
 	Bad   bool   `json:"bad,omitempty"`
 }
 
-func viewOf(s stats.Snapshot) view {
+func viewOf(s tokenwatch.Snapshot) view {
 	v := view{
 		Time: s.Now, Started: s.Started,
 		Notes: notes(s), Rates: rates(s.Minutes), Facts: facts(s),
@@ -70,10 +69,10 @@ func viewOf(s stats.Snapshot) view {
 	return v
 }
 
-func viewOfAlert(a alert.Alert) alertView {
+func viewOfAlert(a tokenwatch.Alert) alertView {
 	severity := a.Severity
-	if _, err := alert.ParseSeverity(string(severity)); err != nil {
-		severity = alert.Info // it becomes a class name
+	if _, err := tokenwatch.ParseSeverity(string(severity)); err != nil {
+		severity = tokenwatch.SeverityInfo // it becomes a class name
 	}
 	v := alertView{
 		ID: text(a.Fingerprint), Severity: string(severity), Rule: text(a.Rule), Title: text(a.Title), Detail: text(a.Detail), Advice: text(a.Advice),
@@ -105,7 +104,7 @@ func viewOfAlert(a alert.Alert) alertView {
 	return v
 }
 
-func rates(minutes []stats.Minute) []rateView {
+func rates(minutes []tokenwatch.Minute) []rateView {
 	series := []rateView{
 		{Name: "issued", Title: "Tokens issued"},
 		{Name: "active", Title: "Active tokens seen"},
@@ -126,7 +125,7 @@ func rates(minutes []stats.Minute) []rateView {
 }
 
 // notes says what makes the rest of the page less than the truth.
-func notes(s stats.Snapshot) []string {
+func notes(s tokenwatch.Snapshot) []string {
 	list := []string{}
 	add := func(count int64, one, many string) {
 		switch {
@@ -147,7 +146,7 @@ func notes(s stats.Snapshot) []string {
 	return list
 }
 
-func facts(s stats.Snapshot) []fact {
+func facts(s tokenwatch.Snapshot) []fact {
 	list := []fact{
 		{Name: "Lines read", Value: number(s.Lines)},
 		{Name: "Malformed", Value: number(s.Malformed), Bad: s.Malformed > 0},

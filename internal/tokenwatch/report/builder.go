@@ -5,8 +5,7 @@ import (
 	"slices"
 	"time"
 
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/alert"
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/event"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch"
 )
 
 // Bounds of what a Builder remembers, whatever the log holds.
@@ -38,7 +37,7 @@ type Builder struct {
 
 	roles, types, entities, clients, failures counter
 
-	alerts   map[string]alert.Alert
+	alerts   map[string]tokenwatch.Alert
 	dropped  [3]int // alerts that are not kept, by level
 	recent   map[string]bool
 	ring     [recentCount]string
@@ -50,7 +49,7 @@ func New(options Options) *Builder {
 	if options.Rows <= 0 {
 		options.Rows = DefaultRows
 	}
-	return &Builder{options: options, alerts: map[string]alert.Alert{}, recent: map[string]bool{}}
+	return &Builder{options: options, alerts: map[string]tokenwatch.Alert{}, recent: map[string]bool{}}
 }
 
 // AddLog adds to what is said about the reading of the log.
@@ -62,8 +61,8 @@ func (b *Builder) AddLog(more Log) {
 
 // Observe counts one event. Both halves of a request may be given: it counts
 // once.
-func (b *Builder) Observe(e *event.Event) {
-	if e.Kind == event.OtherMounts || e.Kind == "" || b.outside(e.Time) || b.toldBefore(e) {
+func (b *Builder) Observe(e *tokenwatch.Event) {
+	if e.Kind == tokenwatch.KindOtherMounts || e.Kind == "" || b.outside(e.Time) || b.toldBefore(e) {
 		return
 	}
 	one := totalsOf(e)
@@ -88,9 +87,9 @@ func (b *Builder) outside(at time.Time) bool {
 // toldBefore reports whether the other half of the request has been counted. A
 // refused request has its error on both of its lines; that of disabling an
 // audit device may have one only.
-func (b *Builder) toldBefore(e *event.Event) bool {
-	if !e.Failed() && e.Kind != event.AuditDisable {
-		return e.Phase == event.Request
+func (b *Builder) toldBefore(e *tokenwatch.Event) bool {
+	if !e.Failed() && e.Kind != tokenwatch.KindAuditDisable {
+		return e.Phase == tokenwatch.PhaseRequest
 	}
 	if e.RequestID == "" {
 		return false
@@ -105,7 +104,7 @@ func (b *Builder) toldBefore(e *event.Event) bool {
 	return false
 }
 
-func totalsOf(e *event.Event) Totals {
+func totalsOf(e *tokenwatch.Event) Totals {
 	t := Totals{Requests: 1}
 	switch {
 	case e.Denied:
@@ -119,11 +118,11 @@ func totalsOf(e *event.Event) Totals {
 }
 
 // count counts what a request that was not refused has done.
-func (t *Totals) count(e *event.Event) {
+func (t *Totals) count(e *tokenwatch.Event) {
 	switch e.Kind {
-	case event.Issue:
+	case tokenwatch.KindIssue:
 		t.Issued = 1
-	case event.Introspect:
+	case tokenwatch.KindIntrospect:
 		switch {
 		case e.Active == nil: // a batch, or hidden in a raw body
 		case *e.Active:
@@ -133,9 +132,9 @@ func (t *Totals) count(e *event.Event) {
 		default:
 			t.Inactive = 1
 		}
-	case event.LeaseRenew:
+	case tokenwatch.KindLeaseRenew:
 		t.Renewed = 1
-	case event.Revoke, event.RevokeRole, event.LeaseRevoke, event.LeasePrefix:
+	case tokenwatch.KindRevoke, tokenwatch.KindRevokeRole, tokenwatch.KindLeaseRevoke, tokenwatch.KindLeasePrefix:
 		t.Revoked = 1
 	}
 }
@@ -152,7 +151,7 @@ func (t *Totals) add(o *Totals) {
 	t.Invalid += o.Invalid
 }
 
-func (b *Builder) addToTables(e *event.Event, one *Totals) {
+func (b *Builder) addToTables(e *tokenwatch.Event, one *Totals) {
 	if e.Role != "" {
 		row := b.roles.row(key{clip(e.Role), clip(e.Mount), clip(e.Namespace)}, e, one)
 		row.Role, row.Mount, row.Namespace = clip(e.Role), clip(e.Mount), clip(e.Namespace)
@@ -163,7 +162,7 @@ func (b *Builder) addToTables(e *event.Event, one *Totals) {
 	if e.TokenType != "" {
 		b.types.row(key{clip(e.TokenType)}, e, one).TokenType = clip(e.TokenType)
 	}
-	if e.Kind == event.Issue && e.Client() != "" {
+	if e.Kind == tokenwatch.KindIssue && e.Client() != "" {
 		row := b.entities.row(key{clip(e.Client())}, e, one)
 		row.Entity, row.Name = clip(e.Client()), clip(e.DisplayName)
 	}
@@ -192,7 +191,7 @@ func badOutcome(t *Totals) string {
 }
 
 // Alert takes a finding of a rule, or one again that has grown since.
-func (b *Builder) Alert(a alert.Alert) {
+func (b *Builder) Alert(a tokenwatch.Alert) {
 	if b.outside(a.Last) {
 		return
 	}
@@ -206,12 +205,12 @@ func (b *Builder) Alert(a alert.Alert) {
 	}
 }
 
-func (b *Builder) sortedAlerts() []alert.Alert {
-	list := make([]alert.Alert, 0, len(b.alerts))
+func (b *Builder) sortedAlerts() []tokenwatch.Alert {
+	list := make([]tokenwatch.Alert, 0, len(b.alerts))
 	for _, a := range b.alerts {
 		list = append(list, a)
 	}
-	slices.SortFunc(list, func(x, y alert.Alert) int {
+	slices.SortFunc(list, func(x, y tokenwatch.Alert) int {
 		return cmp.Or(cmp.Compare(y.Severity.Level(), x.Severity.Level()), y.Last.Compare(x.Last), cmp.Compare(x.Fingerprint, y.Fingerprint))
 	})
 	return list
@@ -236,7 +235,7 @@ func (b *Builder) Report(now time.Time) *Report {
 		found[a.Severity.Level()]++
 	}
 	r.Alerts = Alerts{
-		Critical: found[alert.Critical.Level()], Warning: found[alert.Warning.Level()], Info: found[alert.Info.Level()],
+		Critical: found[tokenwatch.SeverityCritical.Level()], Warning: found[tokenwatch.SeverityWarning.Level()], Info: found[tokenwatch.SeverityInfo.Level()],
 		List: list[:min(len(list), maxAlerts)],
 	}
 	return r

@@ -9,7 +9,7 @@ import (
 	"io"
 	"unicode/utf8"
 
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/alert"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/visible"
 )
 
@@ -117,11 +117,11 @@ func (r *Report) WriteHTML(w io.Writer) error {
 }
 
 // severity becomes a class name.
-func severity(a alert.Alert) string {
-	if s, err := alert.ParseSeverity(string(a.Severity)); err == nil {
+func severity(a tokenwatch.Alert) string {
+	if s, err := tokenwatch.ParseSeverity(string(a.Severity)); err == nil {
 		return string(s)
 	}
-	return string(alert.Info)
+	return string(tokenwatch.SeverityInfo)
 }
 
 func (r *Report) tiles() []tile {

@@ -7,7 +7,7 @@ import (
 	"io"
 	"time"
 
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/alert"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch"
 )
 
 // Report is what happened in a period. Strings are as they stand in the log:
@@ -93,10 +93,10 @@ type Row struct {
 
 // Alerts are the findings of the rules, most severe first, then the latest.
 type Alerts struct {
-	Critical int           `json:"critical"` // findings, whatever their counts
-	Warning  int           `json:"warning"`
-	Info     int           `json:"info"`
-	List     []alert.Alert `json:"list"` // bounded; the least severe are left out first
+	Critical int                `json:"critical"` // findings, whatever their counts
+	Warning  int                `json:"warning"`
+	Info     int                `json:"info"`
+	List     []tokenwatch.Alert `json:"list"` // bounded; the least severe are left out first
 }
 
 // Total is the number of findings.

@@ -12,8 +12,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/alert"
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/event"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch"
 )
 
 var (
@@ -21,9 +20,9 @@ var (
 	preview = flag.String("preview", "", "write an example report to this file")
 )
 
-func response(kind event.Kind, change func(*event.Event)) *event.Event {
-	e := &event.Event{
-		Time: noon, Phase: event.Response, Kind: kind, Mount: "tokens/", EntityID: "entity-1", DisplayName: "approle", RemoteAddress: "192.0.2.1",
+func response(kind tokenwatch.Kind, change func(*tokenwatch.Event)) *tokenwatch.Event {
+	e := &tokenwatch.Event{
+		Time: noon, Phase: tokenwatch.PhaseResponse, Kind: kind, Mount: "tokens/", EntityID: "entity-1", DisplayName: "approle", RemoteAddress: "192.0.2.1",
 	}
 	if change != nil {
 		change(e)
@@ -31,8 +30,8 @@ func response(kind event.Kind, change func(*event.Event)) *event.Event {
 	return e
 }
 
-func introspected(active bool, change func(*event.Event)) *event.Event {
-	return response(event.Introspect, func(e *event.Event) {
+func introspected(active bool, change func(*tokenwatch.Event)) *tokenwatch.Event {
+	return response(tokenwatch.KindIntrospect, func(e *tokenwatch.Event) {
 		e.Active = &active
 		if active {
 			e.Role, e.TokenType, e.TokenID = "orders", "api_key", "id"
@@ -43,15 +42,15 @@ func introspected(active bool, change func(*event.Event)) *event.Event {
 	})
 }
 
-func issued(role string) *event.Event {
-	return response(event.Issue, func(e *event.Event) { e.Role, e.TokenType, e.TokenID = role, "api_key", "id" })
+func issued(role string) *tokenwatch.Event {
+	return response(tokenwatch.KindIssue, func(e *tokenwatch.Event) { e.Role, e.TokenType, e.TokenID = role, "api_key", "id" })
 }
 
 // both gives the two lines of a refused request.
-func both(b *Builder, e event.Event, id string) {
-	e.RequestID, e.Phase = id, event.Request
+func both(b *Builder, e tokenwatch.Event, id string) {
+	e.RequestID, e.Phase = id, tokenwatch.PhaseRequest
 	b.Observe(&e)
-	e.Phase = event.Response
+	e.Phase = tokenwatch.PhaseResponse
 	b.Observe(&e)
 }
 
@@ -63,20 +62,20 @@ func TestEverythingCountsOnceInItsPlace(t *testing.T) {
 	b.Observe(introspected(true, nil))
 	b.Observe(introspected(false, nil))
 	b.Observe(introspected(false, nil))
-	b.Observe(introspected(false, func(e *event.Event) { e.ScopeFailed, e.Role = true, "orders" }))
-	b.Observe(response(event.LeaseRenew, nil))
-	b.Observe(response(event.LeaseRevoke, nil))
-	b.Observe(response(event.Revoke, nil))
-	both(b, *response(event.Issue, func(e *event.Event) {
+	b.Observe(introspected(false, func(e *tokenwatch.Event) { e.ScopeFailed, e.Role = true, "orders" }))
+	b.Observe(response(tokenwatch.KindLeaseRenew, nil))
+	b.Observe(response(tokenwatch.KindLeaseRevoke, nil))
+	b.Observe(response(tokenwatch.KindRevoke, nil))
+	both(b, *response(tokenwatch.KindIssue, func(e *tokenwatch.Event) {
 		e.Role, e.Denied, e.Error = "orders", true, "1 error occurred:\n\t* permission denied\n\n"
 	}), "a")
-	both(b, *response(event.Issue, func(e *event.Event) {
+	both(b, *response(tokenwatch.KindIssue, func(e *tokenwatch.Event) {
 		e.Role, e.Invalid, e.Error = "orders", true, "hmac-sha256:"+strings.Repeat("ab", 32)
 	}), "b")
-	both(b, *response(event.AuditDisable, nil), "c")
-	b.Observe(response(event.OtherMounts, nil))
-	b.Observe(response(event.RoleRead, func(e *event.Event) { e.Phase = event.Request }))
-	b.Observe(response(event.RoleRead, nil))
+	both(b, *response(tokenwatch.KindAuditDisable, nil), "c")
+	b.Observe(response(tokenwatch.KindOtherMounts, nil))
+	b.Observe(response(tokenwatch.KindRoleRead, func(e *tokenwatch.Event) { e.Phase = tokenwatch.PhaseRequest }))
+	b.Observe(response(tokenwatch.KindRoleRead, nil))
 
 	r := b.Report(noon)
 	want := Totals{Requests: 14, Issued: 3, Active: 1, Inactive: 2, CheckFailed: 1, Renewed: 1, Revoked: 2, Denied: 1, Invalid: 1}
@@ -108,8 +107,8 @@ func TestEverythingCountsOnceInItsPlace(t *testing.T) {
 func TestPeriod(t *testing.T) {
 	b := New(Options{From: noon, To: noon.Add(time.Hour)})
 	for _, at := range []time.Duration{-1, 0, time.Minute, time.Hour - 1, time.Hour} {
-		b.Observe(response(event.RoleRead, func(e *event.Event) { e.Time = noon.Add(at) }))
-		b.Alert(alert.Alert{Fingerprint: at.String(), Last: noon.Add(at)})
+		b.Observe(response(tokenwatch.KindRoleRead, func(e *tokenwatch.Event) { e.Time = noon.Add(at) }))
+		b.Alert(tokenwatch.Alert{Fingerprint: at.String(), Last: noon.Add(at)})
 	}
 	r := b.Report(noon)
 	if r.Totals.Requests != 3 || !r.From.Equal(noon) || !r.To.Equal(noon.Add(time.Hour-1)) || r.Alerts.Total() != 3 {
@@ -158,17 +157,17 @@ func TestMemoryIsBounded(t *testing.T) {
 	const flood = 1_000_000
 	for i := range flood {
 		name := fmt.Sprintf("%07d", i)
-		b.Observe(response(event.Issue, func(e *event.Event) {
+		b.Observe(response(tokenwatch.KindIssue, func(e *tokenwatch.Event) {
 			e.RequestID = name
 			e.Role, e.EntityID, e.RemoteAddress, e.DisplayName = name, name, name, name
 			e.Denied, e.Error = true, name
 		}))
 		if i%100 == 0 {
 			b.Observe(issued("steady"))
-			b.Alert(alert.Alert{Fingerprint: name, Severity: alert.Info, Title: name})
+			b.Alert(tokenwatch.Alert{Fingerprint: name, Severity: tokenwatch.SeverityInfo, Title: name})
 		}
 	}
-	b.Alert(alert.Alert{Fingerprint: "worst", Severity: alert.Critical})
+	b.Alert(tokenwatch.Alert{Fingerprint: "worst", Severity: tokenwatch.SeverityCritical})
 	if grown := heap() - before; grown > 64<<20 {
 		t.Errorf("the builder holds %d MB", grown>>20)
 	}
@@ -202,7 +201,7 @@ func example() *Report {
 	for i := range 20_000 {
 		at := noon.Add(time.Duration(i) * 4 * time.Second)
 		which := min(random.IntN(7), random.IntN(7)) % len(roles)
-		set := func(e *event.Event) {
+		set := func(e *tokenwatch.Event) {
 			e.Time, e.Role, e.TokenType = at, roles[which], types[which]
 			e.EntityID, e.DisplayName = fmt.Sprintf("7c4e9c0a-1111-2222-3333-44445555000%d", which), "approle-"+roles[which]
 			e.RemoteAddress = fmt.Sprintf("192.0.2.%d", random.IntN(30))
@@ -210,31 +209,31 @@ func example() *Report {
 		}
 		switch n := random.IntN(100); {
 		case n < 15:
-			b.Observe(response(event.Issue, set))
+			b.Observe(response(tokenwatch.KindIssue, set))
 		case n < 80:
 			b.Observe(introspected(true, set))
 		case n < 83:
-			b.Observe(introspected(false, func(e *event.Event) { set(e); e.ScopeFailed = true }))
+			b.Observe(introspected(false, func(e *tokenwatch.Event) { set(e); e.ScopeFailed = true }))
 		case n < 85:
-			b.Observe(response(event.LeaseRevoke, set))
+			b.Observe(response(tokenwatch.KindLeaseRevoke, set))
 		case n < 90:
-			b.Observe(response(event.LeaseRenew, set))
+			b.Observe(response(tokenwatch.KindLeaseRenew, set))
 		case n < 91 || i > 14_000 && i < 15_000:
-			b.Observe(introspected(false, func(e *event.Event) {
+			b.Observe(introspected(false, func(e *tokenwatch.Event) {
 				e.Time, e.RemoteAddress, e.DisplayName = at, "203.0.113.9", hostile
 			}))
 		case n < 92:
-			both(b, *response(event.Issue, func(e *event.Event) {
+			both(b, *response(tokenwatch.KindIssue, func(e *tokenwatch.Event) {
 				set(e)
 				e.Denied, e.Error = true, "1 error occurred:\n\t* permission denied\n\n"
 			}), fmt.Sprint(i))
 		case n < 93:
-			both(b, *response(event.RoleWrite, func(e *event.Event) { set(e); e.Invalid, e.Error = true, hostile }), fmt.Sprint(i))
+			both(b, *response(tokenwatch.KindRoleWrite, func(e *tokenwatch.Event) { set(e); e.Invalid, e.Error = true, hostile }), fmt.Sprint(i))
 		}
 	}
 	b.AddLog(Log{Lines: 41_234, Malformed: 2})
-	for i, s := range []alert.Severity{alert.Critical, alert.Warning, alert.Info} {
-		b.Alert(alert.Alert{
+	for i, s := range []tokenwatch.Severity{tokenwatch.SeverityCritical, tokenwatch.SeverityWarning, tokenwatch.SeverityInfo} {
+		b.Alert(tokenwatch.Alert{
 			Fingerprint: fmt.Sprint(i), Rule: "inactive_introspections", Severity: s,
 			Title:  []string{"70 introspections of inactive tokens in 5 minutes", "Used from an unexpected network: " + hostile, "Signing key default was rotated"}[i],
 			Detail: "About 70 different tokens: somebody is guessing, or tries a list.",

@@ -4,7 +4,7 @@ import (
 	"cmp"
 	"slices"
 
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/event"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch"
 )
 
 // key is what tells the rows of a table apart.
@@ -19,7 +19,7 @@ type counter struct {
 }
 
 // row adds to the row of k and returns it, for what it is called.
-func (c *counter) row(k key, e *event.Event, one *Totals) *Row {
+func (c *counter) row(k key, e *tokenwatch.Event, one *Totals) *Row {
 	r := c.rows[k]
 	if r == nil {
 		if c.rows == nil {

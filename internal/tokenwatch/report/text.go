@@ -9,8 +9,7 @@ import (
 	"time"
 	"unicode/utf8"
 
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/alert"
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/event"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/visible"
 )
 
@@ -46,7 +45,7 @@ func (r *Report) WriteText(w io.Writer, colors bool) error {
 	return out.Flush()
 }
 
-func writeAlert(out io.Writer, a alert.Alert, p painter) {
+func writeAlert(out io.Writer, a tokenwatch.Alert, p painter) {
 	fmt.Fprintf(out, "\n  %s  %s\n", p.severity(a.Severity), visible.Text(a.Title, htmlWidth))
 	for _, d := range details(a) {
 		fmt.Fprintf(out, "    %-9s %s\n", d.Name, d.Value)
@@ -156,7 +155,7 @@ func (r *Report) sections() []section {
 		tableSection("entities", "Who asked for tokens", "Nobody asked for a token.", r.Entities, func(r *Row) int64 { return r.Issued },
 			who, issued, refused, name("entity", func(r *Row) string { return r.Entity }), last),
 		tableSection("failures", "What failed", "Nothing failed.", r.Failures, func(r *Row) int64 { return r.Requests },
-			name("request", func(r *Row) string { return kindName(event.Kind(r.Kind)) }), requests,
+			name("request", func(r *Row) string { return kindName(tokenwatch.Kind(r.Kind)) }), requests,
 			name("outcome", func(r *Row) string { return r.Outcome }),
 			name("Vault's words", func(r *Row) string { return words(r.Error) }), last),
 		tableSection("clients", "Top clients", "No request has an address.", r.Clients, func(r *Row) int64 { return r.Requests },
@@ -185,7 +184,7 @@ func tableSection(id, title, empty string, t Table, bar func(*Row) int64, column
 		}
 		s.rows = append(s.rows, cells)
 	}
-	if slices.ContainsFunc(t.Rows, func(r Row) bool { return strings.HasPrefix(r.TokenType, event.HashPrefix) }) {
+	if slices.ContainsFunc(t.Rows, func(r Row) bool { return strings.HasPrefix(r.TokenType, tokenwatch.HashPrefix) }) {
 		s.notes = append(s.notes, "Vault has hashed the kinds of tokens; scripts/setup-audit.sh makes the mount write them in clear.")
 	}
 	if t.More > 0 {
@@ -203,7 +202,7 @@ type detail struct {
 	Wide        bool // a sentence: it has a line of its own in the HTML report
 }
 
-func details(a alert.Alert) []detail {
+func details(a tokenwatch.Alert) []detail {
 	var list []detail
 	for _, d := range []struct{ name, value string }{
 		{"what", a.Detail},
@@ -226,7 +225,7 @@ func details(a alert.Alert) []detail {
 	return list
 }
 
-func when(a alert.Alert) string {
+func when(a tokenwatch.Alert) string {
 	first, last := moment(a.First), moment(a.Last)
 	switch {
 	case a.Count <= 1:
@@ -247,8 +246,8 @@ func (a *Alerts) count() string {
 	var parts []string
 	for _, p := range []struct {
 		n    int
-		word alert.Severity
-	}{{a.Critical, alert.Critical}, {a.Warning, alert.Warning}, {a.Info, alert.Info}} {
+		word tokenwatch.Severity
+	}{{a.Critical, tokenwatch.SeverityCritical}, {a.Warning, tokenwatch.SeverityWarning}, {a.Info, tokenwatch.SeverityInfo}} {
 		if p.n > 0 {
 			parts = append(parts, fmt.Sprintf("%s %s", number(int64(p.n)), p.word))
 		}
@@ -283,33 +282,33 @@ func moment(t time.Time) string {
 }
 
 // kindName is a kind of request in words.
-func kindName(k event.Kind) string {
-	if name, ok := map[event.Kind]string{
-		event.Issue:        "issue a token",
-		event.Introspect:   "introspect",
-		event.Revoke:       "revoke a token",
-		event.RevokeRole:   "revoke a role's tokens",
-		event.TokenRead:    "look up a token",
-		event.RoleWrite:    "write a role",
-		event.RoleRead:     "read a role",
-		event.RoleDelete:   "delete a role",
-		event.ConfigWrite:  "write config",
-		event.ConfigRead:   "read config",
-		event.KeyWrite:     "create a key",
-		event.KeyRead:      "read a key",
-		event.KeyRotate:    "rotate a key",
-		event.KeyEmergency: "drop a key",
-		event.KeyDelete:    "delete a key",
-		event.PublicRead:   "public keys, status",
-		event.Static:       "static role",
-		event.OtherRequest: "another request",
-		event.LeaseRenew:   "renew a lease",
-		event.LeaseRevoke:  "revoke a lease",
-		event.LeasePrefix:  "revoke leases by prefix",
-		event.AuditDisable: "disable an audit device",
-		event.AuditEnable:  "enable an audit device",
-		event.MountTune:    "tune the mount",
-		event.MountDisable: "disable the mount",
+func kindName(k tokenwatch.Kind) string {
+	if name, ok := map[tokenwatch.Kind]string{
+		tokenwatch.KindIssue:        "issue a token",
+		tokenwatch.KindIntrospect:   "introspect",
+		tokenwatch.KindRevoke:       "revoke a token",
+		tokenwatch.KindRevokeRole:   "revoke a role's tokens",
+		tokenwatch.KindTokenRead:    "look up a token",
+		tokenwatch.KindRoleWrite:    "write a role",
+		tokenwatch.KindRoleRead:     "read a role",
+		tokenwatch.KindRoleDelete:   "delete a role",
+		tokenwatch.KindConfigWrite:  "write config",
+		tokenwatch.KindConfigRead:   "read config",
+		tokenwatch.KindKeyWrite:     "create a key",
+		tokenwatch.KindKeyRead:      "read a key",
+		tokenwatch.KindKeyRotate:    "rotate a key",
+		tokenwatch.KindKeyEmergency: "drop a key",
+		tokenwatch.KindKeyDelete:    "delete a key",
+		tokenwatch.KindPublicRead:   "public keys, status",
+		tokenwatch.KindStatic:       "static role",
+		tokenwatch.KindOther:        "another request",
+		tokenwatch.KindLeaseRenew:   "renew a lease",
+		tokenwatch.KindLeaseRevoke:  "revoke a lease",
+		tokenwatch.KindLeasePrefix:  "revoke leases by prefix",
+		tokenwatch.KindAuditDisable: "disable an audit device",
+		tokenwatch.KindAuditEnable:  "enable an audit device",
+		tokenwatch.KindMountTune:    "tune the mount",
+		tokenwatch.KindMountDisable: "disable the mount",
 	}[k]; ok {
 		return name
 	}
@@ -319,7 +318,7 @@ func kindName(k event.Kind) string {
 // words is an error text in one line. The engine's own are hashed by Vault.
 func words(s string) string {
 	s = strings.TrimSpace(s)
-	if strings.HasPrefix(s, event.HashPrefix) {
+	if strings.HasPrefix(s, tokenwatch.HashPrefix) {
 		return "hashed: " + shortHash(s)
 	}
 	lines := strings.FieldsFunc(s, func(r rune) bool { return r == '\n' || r == '\t' || r == '*' })
@@ -334,8 +333,8 @@ func words(s string) string {
 
 // shortHash keeps of an HMAC what tells it apart.
 func shortHash(s string) string {
-	if rest, ok := strings.CutPrefix(s, event.HashPrefix); ok && len(rest) > 12 {
-		return event.HashPrefix + rest[:12] + "…"
+	if rest, ok := strings.CutPrefix(s, tokenwatch.HashPrefix); ok && len(rest) > 12 {
+		return tokenwatch.HashPrefix + rest[:12] + "…"
 	}
 	return s
 }
@@ -362,12 +361,12 @@ func (p painter) paint(code, s string) string {
 func (p painter) bold(s string) string { return p.paint("1", s) }
 func (p painter) dim(s string) string  { return p.paint("2", s) }
 
-func (p painter) severity(s alert.Severity) string {
+func (p painter) severity(s tokenwatch.Severity) string {
 	word := fmt.Sprintf("%-8s", strings.ToUpper(visible.Text(string(s), textWidth)))
 	switch s {
-	case alert.Critical:
+	case tokenwatch.SeverityCritical:
 		return p.paint("1;31", word)
-	case alert.Warning:
+	case tokenwatch.SeverityWarning:
 		return p.paint("33", word)
 	}
 	return p.paint("36", word)

@@ -5,8 +5,6 @@ import (
 	"time"
 
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch"
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/alert"
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/event"
 )
 
 // FailedAccess finds callers whose requests are refused again and again.
@@ -37,7 +35,7 @@ type failedAccess struct {
 
 // Observe implements tokenwatch.Rule. One attack is one alert: an address is named
 // only if no single entity behind it is, and the mount only if neither is.
-func (r *failedAccess) Observe(e *event.Event, emit func(alert.Alert)) {
+func (r *failedAccess) Observe(e *tokenwatch.Event, emit func(tokenwatch.Alert)) {
 	if !e.Failed() || r.ignore.has(e) {
 		return
 	}
@@ -66,7 +64,7 @@ func manyAddresses(w *Window) string {
 	return "many addresses"
 }
 
-func (r *failedAccess) alert(e *event.Event, key, title string, b burst) alert.Alert {
+func (r *failedAccess) alert(e *tokenwatch.Event, key, title string, b burst) tokenwatch.Alert {
 	a := r.finding(e, key, title)
 	a.First, a.Count = b.first, b.events
 	what := "the request is not valid"

@@ -6,16 +6,16 @@ import (
 	"strings"
 	"time"
 
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/alert"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch"
 )
 
 // Info is what there is to know about a rule.
 type Info struct {
-	Name     string         `json:"name"`
-	Severity alert.Severity `json:"severity"` // by default
-	Meaning  string         `json:"meaning"`  // what it finds, and what that may mean
-	Advice   string         `json:"advice"`   // the first response to take
-	Settings []Setting      `json:"settings"`
+	Name     string              `json:"name"`
+	Severity tokenwatch.Severity `json:"severity"` // by default
+	Meaning  string              `json:"meaning"`  // what it finds, and what that may mean
+	Advice   string              `json:"advice"`   // the first response to take
+	Settings []Setting           `json:"settings"`
 }
 
 // Setting is one of a rule's, besides those in Common.
@@ -62,7 +62,7 @@ func settingsOf(v reflect.Value) (list []Setting) {
 			s.Type, s.Default = "integer", fmt.Sprint(value)
 		case float64:
 			s.Type, s.Default = "number", fmt.Sprint(value)
-		case alert.Severity:
+		case tokenwatch.Severity:
 			s.Type, s.Default = "severity", string(value)
 		case bool:
 			s.Type, s.Default = "bool", fmt.Sprint(value)

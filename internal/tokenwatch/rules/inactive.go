@@ -5,8 +5,6 @@ import (
 	"time"
 
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch"
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/alert"
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/event"
 )
 
 // InactiveBurst finds many introspections of tokens that are not active.
@@ -32,13 +30,13 @@ type inactiveBurst struct {
 
 // dead reports whether an introspection found no live token. One that is live
 // and failed a check was at least not guessed.
-func dead(e *event.Event) bool {
-	return e.Kind == event.Introspect && e.Active != nil && !*e.Active && !e.ScopeFailed && !e.AudienceFailed && !e.ClientIPFailed
+func dead(e *tokenwatch.Event) bool {
+	return e.Kind == tokenwatch.KindIntrospect && e.Active != nil && !*e.Active && !e.ScopeFailed && !e.AudienceFailed && !e.ClientIPFailed
 }
 
 // Observe implements tokenwatch.Rule. The address that presented the tokens is named
 // if the API server passes it on; else the API server that asked.
-func (r *inactiveBurst) Observe(e *event.Event, emit func(alert.Alert)) {
+func (r *inactiveBurst) Observe(e *tokenwatch.Event, emit func(tokenwatch.Alert)) {
 	if !dead(e) || r.ignore.has(e) {
 		return
 	}
@@ -57,7 +55,7 @@ func (r *inactiveBurst) Observe(e *event.Event, emit func(alert.Alert)) {
 	}
 }
 
-func (r *inactiveBurst) alert(e *event.Event, key, title string, b burst) alert.Alert {
+func (r *inactiveBurst) alert(e *tokenwatch.Event, key, title string, b burst) tokenwatch.Alert {
 	a := r.finding(e, key, title)
 	a.Who = "API server " + a.Who
 	a.First, a.Count = b.first, b.events

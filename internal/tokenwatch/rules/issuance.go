@@ -8,8 +8,6 @@ import (
 	"github.com/hashicorp/golang-lru/v2/simplelru"
 
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch"
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/alert"
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/event"
 )
 
 // IssuanceSpike finds roles that issue far more tokens than they used to.
@@ -47,8 +45,8 @@ const (
 	above  = 1.5   // the past peak
 )
 
-func (r *issuanceSpike) Observe(e *event.Event, emit func(alert.Alert)) {
-	if e.Kind != event.Issue || e.Failed() || r.ignore.has(e) {
+func (r *issuanceSpike) Observe(e *tokenwatch.Event, emit func(tokenwatch.Alert)) {
+	if e.Kind != tokenwatch.KindIssue || e.Failed() || r.ignore.has(e) {
 		return
 	}
 	key := e.Namespace + "/" + e.Mount + " " + e.Role

@@ -10,8 +10,6 @@ import (
 	"github.com/hashicorp/golang-lru/v2/simplelru"
 
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch"
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/alert"
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/event"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/geo"
 )
 
@@ -28,13 +26,13 @@ type outsideBoundCIDRs struct {
 	stateless
 }
 
-func (r *outsideBoundCIDRs) Observe(e *event.Event, emit func(alert.Alert)) {
-	if e.Kind != event.Introspect || !e.ClientIPFailed || r.ignore.has(e) {
+func (r *outsideBoundCIDRs) Observe(e *tokenwatch.Event, emit func(tokenwatch.Alert)) {
+	if e.Kind != tokenwatch.KindIntrospect || !e.ClientIPFailed || r.ignore.has(e) {
 		return
 	}
 	if e.ClientIP == "" {
 		a := r.finding(e, "server "+e.Mount+e.Client(), "An API server does not say where tokens come from")
-		a.Severity, a.Who = alert.Info, "API server "+a.Who
+		a.Severity, a.Who = tokenwatch.SeverityInfo, "API server "+a.Who
 		a.Detail = "The token is bound to networks, and is refused as long as the API server sends no client_ip."
 		a.Advice = "Have the API server send client_ip with each introspection."
 		emit(a)
@@ -83,14 +81,14 @@ const maxCountries = 16
 
 // Observe implements tokenwatch.Rule. It looks at two things: where an entity gets
 // its tokens, which Vault sees, and where they are used, which API servers tell.
-func (r *unexpectedLocation) Observe(e *event.Event, emit func(alert.Alert)) {
+func (r *unexpectedLocation) Observe(e *tokenwatch.Event, emit func(tokenwatch.Alert)) {
 	if e.Failed() || r.ignore.has(e) {
 		return
 	}
 	switch {
-	case e.Kind == event.Issue && e.EntityID != "":
+	case e.Kind == tokenwatch.KindIssue && e.EntityID != "":
 		r.look(e, "entity "+e.EntityID, e.RemoteAddress, "An entity gets tokens from where it has not been", emit)
-	case e.Kind == event.Introspect && e.Active != nil && *e.Active && e.ClientIP != "":
+	case e.Kind == tokenwatch.KindIntrospect && e.Active != nil && *e.Active && e.ClientIP != "":
 		if e.TokenType == "bearer" || e.TokenType == "jwt" { // too short-lived to have habits
 			if e.ClientID != "" {
 				r.look(e, "owner "+e.Mount+e.ClientID, e.ClientIP, "Tokens of an entity are used from where they have not been", emit)
@@ -101,7 +99,7 @@ func (r *unexpectedLocation) Observe(e *event.Event, emit func(alert.Alert)) {
 	}
 }
 
-func (r *unexpectedLocation) look(e *event.Event, key, address, title string, emit func(alert.Alert)) {
+func (r *unexpectedLocation) look(e *tokenwatch.Event, key, address, title string, emit func(tokenwatch.Alert)) {
 	t, ok := r.clients.Get(key)
 	if !ok {
 		t = &traveller{Since: e.Time}
@@ -122,7 +120,7 @@ func (r *unexpectedLocation) look(e *event.Event, key, address, title string, em
 	for _, detail := range findings {
 		a := r.finding(e, key+" "+address+detail, title)
 		a.Detail = detail
-		if e.Kind == event.Introspect {
+		if e.Kind == tokenwatch.KindIntrospect {
 			a.Who, a.EntityID, a.Where = "entity "+e.ClientID, e.ClientID, "client address "+shorten(address)
 		}
 		emit(a)
@@ -130,7 +128,7 @@ func (r *unexpectedLocation) look(e *event.Event, key, address, title string, em
 }
 
 func parseAddress(s string) (netip.Addr, bool) {
-	if strings.HasPrefix(s, event.HashPrefix) {
+	if strings.HasPrefix(s, tokenwatch.HashPrefix) {
 		return netip.Addr{}, false
 	}
 	addr, err := netip.ParseAddr(s)

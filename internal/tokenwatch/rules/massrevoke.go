@@ -4,8 +4,6 @@ import (
 	"time"
 
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch"
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/alert"
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/event"
 )
 
 // MassRevocation finds many tokens ended at once: an outage made on purpose or
@@ -26,20 +24,20 @@ type massRevocation struct {
 	callers *bursts
 }
 
-func (r *massRevocation) Observe(e *event.Event, emit func(alert.Alert)) {
+func (r *massRevocation) Observe(e *tokenwatch.Event, emit func(tokenwatch.Alert)) {
 	if e.Failed() || r.ignore.has(e) {
 		return
 	}
 	var title string
 	switch e.Kind {
-	case event.Revoke, event.LeaseRevoke:
+	case tokenwatch.KindRevoke, tokenwatch.KindLeaseRevoke:
 		r.count(e, emit)
 		return
-	case event.LeasePrefix:
+	case tokenwatch.KindLeasePrefix:
 		title = "All leases under a prefix are revoked"
-	case event.RevokeRole:
+	case tokenwatch.KindRevokeRole:
 		title = "All tokens of a role are revoked"
-	case event.MountDisable:
+	case tokenwatch.KindMountDisable:
 		title = "The engine is unmounted, and all its tokens end"
 	default:
 		return
@@ -49,7 +47,7 @@ func (r *massRevocation) Observe(e *event.Event, emit func(alert.Alert)) {
 	emit(a)
 }
 
-func (r *massRevocation) count(e *event.Event, emit func(alert.Alert)) {
+func (r *massRevocation) count(e *tokenwatch.Event, emit func(tokenwatch.Alert)) {
 	if e.Mount == "" { // a lease of which the log does not tell the engine
 		return
 	}

@@ -2,15 +2,13 @@ package rules
 
 import (
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch"
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/alert"
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/event"
 )
 
 // SigningKey tells of what was done to signing keys by hand. Rotation by the
 // engine itself is not in the audit log.
 type SigningKey struct {
 	Common          `yaml:",inline"`
-	RotatedSeverity alert.Severity `yaml:"rotated_severity" help:"Severity of an orderly rotation, after which all tokens stay valid. severity is that of an emergency; a deletion is a warning."`
+	RotatedSeverity tokenwatch.Severity `yaml:"rotated_severity" help:"Severity of an orderly rotation, after which all tokens stay valid. severity is that of an emergency; a deletion is a warning."`
 }
 
 func (s SigningKey) rule(b base) tokenwatch.Rule {
@@ -20,21 +18,21 @@ func (s SigningKey) rule(b base) tokenwatch.Rule {
 type signingKey struct {
 	base
 	stateless
-	rotated alert.Severity
+	rotated tokenwatch.Severity
 }
 
-func (r *signingKey) Observe(e *event.Event, emit func(alert.Alert)) {
+func (r *signingKey) Observe(e *tokenwatch.Event, emit func(tokenwatch.Alert)) {
 	if e.Failed() {
 		return
 	}
 	var title string
 	severity := r.common.Severity
 	switch e.Kind {
-	case event.KeyRotate:
+	case tokenwatch.KindKeyRotate:
 		title, severity = "A signing key was rotated", r.rotated
-	case event.KeyDelete:
-		title, severity = "A signing key was deleted", alert.Warning
-	case event.KeyEmergency:
+	case tokenwatch.KindKeyDelete:
+		title, severity = "A signing key was deleted", tokenwatch.SeverityWarning
+	case tokenwatch.KindKeyEmergency:
 		title = "A signing key was dropped in an emergency: every JWT that it signed is invalid"
 	default:
 		return
@@ -59,7 +57,7 @@ type rootToken struct {
 	stateless
 }
 
-func (r *rootToken) Observe(e *event.Event, emit func(alert.Alert)) {
+func (r *rootToken) Observe(e *tokenwatch.Event, emit func(tokenwatch.Alert)) {
 	if !e.Root || !e.Kind.OfEngine() || r.ignore.has(e) {
 		return
 	}
@@ -80,8 +78,8 @@ type auditDisabled struct {
 	stateless
 }
 
-func (r *auditDisabled) Observe(e *event.Event, emit func(alert.Alert)) {
-	if e.Kind != event.AuditDisable || r.ignore.has(e) {
+func (r *auditDisabled) Observe(e *tokenwatch.Event, emit func(tokenwatch.Alert)) {
+	if e.Kind != tokenwatch.KindAuditDisable || r.ignore.has(e) {
 		return
 	}
 	a := r.finding(e, e.Name, "An audit device was disabled")

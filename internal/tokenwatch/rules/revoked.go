@@ -8,8 +8,6 @@ import (
 	"github.com/hashicorp/golang-lru/v2/simplelru"
 
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch"
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/alert"
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/event"
 )
 
 // RevokedToken finds tokens that are presented after they were revoked.
@@ -39,8 +37,8 @@ type tokenKey struct {
 	Mount uint64
 }
 
-func keyOf(e *event.Event) (tokenKey, bool) {
-	digits, ok := strings.CutPrefix(e.TokenHash, event.HashPrefix)
+func keyOf(e *tokenwatch.Event) (tokenKey, bool) {
+	digits, ok := strings.CutPrefix(e.TokenHash, tokenwatch.HashPrefix)
 	key := tokenKey{Mount: hash(e.Namespace + "/" + e.Mount)}
 	if !ok || len(digits) < 2*len(key.Hash) {
 		return key, false
@@ -67,31 +65,31 @@ type revokedToken struct {
 	ends   *simplelru.LRU[string, revocation] // by HMAC, token id or lease id
 }
 
-func (r *revokedToken) Observe(e *event.Event, emit func(alert.Alert)) {
+func (r *revokedToken) Observe(e *tokenwatch.Event, emit func(tokenwatch.Alert)) {
 	if e.Failed() {
 		return
 	}
 	switch e.Kind {
-	case event.Issue:
+	case tokenwatch.KindIssue:
 		r.learn(e)
-	case event.Introspect:
+	case tokenwatch.KindIntrospect:
 		if e.Active != nil && *e.Active {
 			r.learn(e)
 		} else if dead(e) && !r.ignore.has(e) {
 			r.check(e, emit)
 		}
-	case event.Revoke:
+	case tokenwatch.KindRevoke:
 		how := "by its id, by " + who(e)
 		if e.TokenHash != "" {
 			how = "by possession, by " + who(e)
 		}
 		r.ended(e, how, e.TokenHash, e.TokenID)
-	case event.LeaseRevoke:
+	case tokenwatch.KindLeaseRevoke:
 		r.ended(e, "through its lease, by "+who(e), e.LeaseID)
 	}
 }
 
-func (r *revokedToken) learn(e *event.Event) {
+func (r *revokedToken) learn(e *tokenwatch.Event) {
 	key, ok := keyOf(e)
 	if !ok || e.Expires.IsZero() {
 		return
@@ -107,7 +105,7 @@ func (r *revokedToken) learn(e *event.Event) {
 	}
 }
 
-func (r *revokedToken) ended(e *event.Event, how string, ids ...string) {
+func (r *revokedToken) ended(e *tokenwatch.Event, how string, ids ...string) {
 	for _, id := range ids {
 		if id != "" {
 			r.ends.Add(id, revocation{e.Time, how})
@@ -115,7 +113,7 @@ func (r *revokedToken) ended(e *event.Event, how string, ids ...string) {
 	}
 }
 
-func (r *revokedToken) check(e *event.Event, emit func(alert.Alert)) {
+func (r *revokedToken) check(e *tokenwatch.Event, emit func(tokenwatch.Alert)) {
 	key, ok := keyOf(e)
 	if !ok {
 		return

@@ -9,8 +9,6 @@ import (
 	"time"
 
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch"
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/alert"
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/event"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/geo"
 )
 
@@ -37,17 +35,17 @@ func one(t testing.TB, s Settings, locate geo.Locator, name string) tokenwatch.R
 }
 
 // sum shows events to a rule and gives its alerts.
-func sum(r tokenwatch.Rule, events ...event.Event) (alerts []alert.Alert) {
+func sum(r tokenwatch.Rule, events ...tokenwatch.Event) (alerts []tokenwatch.Alert) {
 	for _, e := range events {
-		r.Observe(&e, func(a alert.Alert) { alerts = append(alerts, a) })
+		r.Observe(&e, func(a tokenwatch.Alert) { alerts = append(alerts, a) })
 	}
 	return alerts
 }
 
-func introspection(at time.Duration, active bool, token string) event.Event {
-	return event.Event{
-		Time: start.Add(at), Kind: event.Introspect, Mount: "tokens/", Active: &active, Accessor: "a", RemoteAddress: "10.0.0.1",
-		TokenHash: fmt.Sprintf("%s%064x", event.HashPrefix, hash(token)), TokenID: token, Expires: start.Add(time.Hour),
+func introspection(at time.Duration, active bool, token string) tokenwatch.Event {
+	return tokenwatch.Event{
+		Time: start.Add(at), Kind: tokenwatch.KindIntrospect, Mount: "tokens/", Active: &active, Accessor: "a", RemoteAddress: "10.0.0.1",
+		TokenHash: fmt.Sprintf("%s%064x", tokenwatch.HashPrefix, hash(token)), TokenID: token, Expires: start.Add(time.Hour),
 	}
 }
 
@@ -106,8 +104,8 @@ func TestDistinctIsAnEstimate(t *testing.T) {
 }
 
 func TestThresholds(t *testing.T) {
-	denied := func(at time.Duration) event.Event {
-		return event.Event{Time: start.Add(at), Kind: event.Issue, Denied: true, EntityID: "e", RemoteAddress: "10.0.0.1", Mount: "tokens/"}
+	denied := func(at time.Duration) tokenwatch.Event {
+		return tokenwatch.Event{Time: start.Add(at), Kind: tokenwatch.KindIssue, Denied: true, EntityID: "e", RemoteAddress: "10.0.0.1", Mount: "tokens/"}
 	}
 	r := one(t, Defaults(), nil, "failed_access")
 	for i := range 9 {
@@ -129,7 +127,7 @@ func TestThresholds(t *testing.T) {
 func TestSlowFailuresAreNoBurst(t *testing.T) {
 	r := one(t, Defaults(), nil, "failed_access")
 	for i := range 500 { // nine in any five minutes
-		e := event.Event{Time: start.Add(time.Duration(i) * 36 * time.Second), Kind: event.Issue, Denied: true, EntityID: "e", RemoteAddress: "10.0.0.1"}
+		e := tokenwatch.Event{Time: start.Add(time.Duration(i) * 36 * time.Second), Kind: tokenwatch.KindIssue, Denied: true, EntityID: "e", RemoteAddress: "10.0.0.1"}
 		if a := sum(r, e); len(a) != 0 {
 			t.Fatalf("%+v", a)
 		}
@@ -160,7 +158,7 @@ func TestExpiryIsNoRevocation(t *testing.T) {
 func TestGraceOfRevocation(t *testing.T) {
 	r := one(t, Defaults(), nil, "revoked_token")
 	revoke := introspection(time.Minute, false, "t")
-	revoke.Kind, revoke.Active, revoke.TokenID = event.Revoke, nil, ""
+	revoke.Kind, revoke.Active, revoke.TokenID = tokenwatch.KindRevoke, nil, ""
 	if a := sum(r, introspection(0, true, "t"), revoke, introspection(time.Minute+9*time.Second, false, "t")); len(a) != 0 {
 		t.Errorf("within the grace: %+v", a)
 	}
@@ -172,24 +170,24 @@ func TestGraceOfRevocation(t *testing.T) {
 func TestWidened(t *testing.T) {
 	d := func(d time.Duration) *time.Duration { return &d }
 	for name, test := range map[string]struct {
-		before, now event.Settings
+		before, now tokenwatch.RequestSettings
 		gains       int
 	}{
-		"nothing":                     {event.Settings{}, event.Settings{AllowedScopes: []string{"a"}, MaxTTL: d(1)}, 0},
-		"covered by a pattern":        {event.Settings{AllowedScopes: []string{"a:*"}}, event.Settings{AllowedScopes: []string{"a:b", "a:*:c"}}, 0},
-		"not covered":                 {event.Settings{AllowedScopes: []string{"a:*"}}, event.Settings{AllowedScopes: []string{"*"}}, 1},
-		"hashed, fewer":               {event.Settings{AllowedScopes: []string{"hmac-sha256:1", "hmac-sha256:2"}}, event.Settings{AllowedScopes: []string{"hmac-sha256:2"}}, 0},
-		"hashed, more":                {event.Settings{AllowedScopes: []string{"hmac-sha256:1"}}, event.Settings{AllowedScopes: []string{"hmac-sha256:2"}}, 1},
-		"a smaller network":           {event.Settings{BoundCIDRs: []string{"10.0.0.0/8"}}, event.Settings{BoundCIDRs: []string{"10.2.0.0/16", "10.0.0.1"}}, 0},
-		"a larger network":            {event.Settings{BoundCIDRs: []string{"10.2.0.0/16"}}, event.Settings{BoundCIDRs: []string{"10.0.0.0/8"}}, 1},
-		"the other family":            {event.Settings{BoundCIDRs: []string{"0.0.0.0/0"}}, event.Settings{BoundCIDRs: []string{"::/0"}}, 1},
-		"bound for the first time":    {event.Settings{BoundCIDRs: []string{}}, event.Settings{BoundCIDRs: []string{"10.0.0.0/8"}}, 0},
-		"not bound any more":          {event.Settings{BoundCIDRs: []string{"10.0.0.0/8"}}, event.Settings{BoundCIDRs: []string{}}, 1},
-		"no maximum to a maximum":     {event.Settings{MaxTTL: d(0)}, event.Settings{MaxTTL: d(1)}, 0},
-		"a maximum to no maximum":     {event.Settings{MaxTTL: d(1)}, event.Settings{MaxTTL: d(0)}, 1},
-		"longer":                      {event.Settings{TTL: d(1), MaxTTL: d(1)}, event.Settings{TTL: d(2), MaxTTL: d(3)}, 2},
-		"no scopes to some":           {event.Settings{AllowedScopes: []string{}}, event.Settings{AllowedScopes: []string{"a"}}, 1},
-		"what the request leaves out": {event.Settings{AllowedScopes: []string{"a"}, MaxTTL: d(1)}, event.Settings{}, 0},
+		"nothing":                     {tokenwatch.RequestSettings{}, tokenwatch.RequestSettings{AllowedScopes: []string{"a"}, MaxTTL: d(1)}, 0},
+		"covered by a pattern":        {tokenwatch.RequestSettings{AllowedScopes: []string{"a:*"}}, tokenwatch.RequestSettings{AllowedScopes: []string{"a:b", "a:*:c"}}, 0},
+		"not covered":                 {tokenwatch.RequestSettings{AllowedScopes: []string{"a:*"}}, tokenwatch.RequestSettings{AllowedScopes: []string{"*"}}, 1},
+		"hashed, fewer":               {tokenwatch.RequestSettings{AllowedScopes: []string{"hmac-sha256:1", "hmac-sha256:2"}}, tokenwatch.RequestSettings{AllowedScopes: []string{"hmac-sha256:2"}}, 0},
+		"hashed, more":                {tokenwatch.RequestSettings{AllowedScopes: []string{"hmac-sha256:1"}}, tokenwatch.RequestSettings{AllowedScopes: []string{"hmac-sha256:2"}}, 1},
+		"a smaller network":           {tokenwatch.RequestSettings{BoundCIDRs: []string{"10.0.0.0/8"}}, tokenwatch.RequestSettings{BoundCIDRs: []string{"10.2.0.0/16", "10.0.0.1"}}, 0},
+		"a larger network":            {tokenwatch.RequestSettings{BoundCIDRs: []string{"10.2.0.0/16"}}, tokenwatch.RequestSettings{BoundCIDRs: []string{"10.0.0.0/8"}}, 1},
+		"the other family":            {tokenwatch.RequestSettings{BoundCIDRs: []string{"0.0.0.0/0"}}, tokenwatch.RequestSettings{BoundCIDRs: []string{"::/0"}}, 1},
+		"bound for the first time":    {tokenwatch.RequestSettings{BoundCIDRs: []string{}}, tokenwatch.RequestSettings{BoundCIDRs: []string{"10.0.0.0/8"}}, 0},
+		"not bound any more":          {tokenwatch.RequestSettings{BoundCIDRs: []string{"10.0.0.0/8"}}, tokenwatch.RequestSettings{BoundCIDRs: []string{}}, 1},
+		"no maximum to a maximum":     {tokenwatch.RequestSettings{MaxTTL: d(0)}, tokenwatch.RequestSettings{MaxTTL: d(1)}, 0},
+		"a maximum to no maximum":     {tokenwatch.RequestSettings{MaxTTL: d(1)}, tokenwatch.RequestSettings{MaxTTL: d(0)}, 1},
+		"longer":                      {tokenwatch.RequestSettings{TTL: d(1), MaxTTL: d(1)}, tokenwatch.RequestSettings{TTL: d(2), MaxTTL: d(3)}, 2},
+		"no scopes to some":           {tokenwatch.RequestSettings{AllowedScopes: []string{}}, tokenwatch.RequestSettings{AllowedScopes: []string{"a"}}, 1},
+		"what the request leaves out": {tokenwatch.RequestSettings{AllowedScopes: []string{"a"}, MaxTTL: d(1)}, tokenwatch.RequestSettings{}, 0},
 	} {
 		if gains := widened(&test.before, &test.now); len(gains) != test.gains {
 			t.Errorf("%s: %q", name, gains)
@@ -212,7 +210,7 @@ func TestTravel(t *testing.T) {
 		"2.2.2.2": {Country: "AU", Latitude: -33.9, Longitude: 151.2, HasCoordinates: true},
 		"3.3.3.3": {Country: "FR"},
 	}
-	use := func(at time.Duration, from string) event.Event {
+	use := func(at time.Duration, from string) tokenwatch.Event {
 		e := introspection(at, true, "t")
 		e.TokenType, e.ClientIP = "api_key", from
 		return e
@@ -237,9 +235,9 @@ func TestTravel(t *testing.T) {
 
 func TestIssuanceSpikeAndHabits(t *testing.T) {
 	r := one(t, Defaults(), nil, "issuance_spike")
-	issue := func(at time.Duration, n int) (alerts []alert.Alert) {
+	issue := func(at time.Duration, n int) (alerts []tokenwatch.Alert) {
 		for range n {
-			alerts = append(alerts, sum(r, event.Event{Time: start.Add(at), Kind: event.Issue, Mount: "tokens/", Role: "r"})...)
+			alerts = append(alerts, sum(r, tokenwatch.Event{Time: start.Add(at), Kind: tokenwatch.KindIssue, Mount: "tokens/", Role: "r"})...)
 		}
 		return alerts
 	}
@@ -270,8 +268,8 @@ func TestIssuanceSpikeAndHabits(t *testing.T) {
 func TestSilence(t *testing.T) {
 	r := one(t, Defaults(), nil, "silence")
 	entry := r.(tokenwatch.EntryObserver)
-	var alerts []alert.Alert
-	emit := func(a alert.Alert) { alerts = append(alerts, a) }
+	var alerts []tokenwatch.Alert
+	emit := func(a tokenwatch.Alert) { alerts = append(alerts, a) }
 	entry.Entry(start, emit)
 	r.Tick(start.Add(time.Second), emit)
 	r.Tick(start.Add(10*time.Minute), emit)
@@ -298,11 +296,11 @@ func TestIgnore(t *testing.T) {
 		s := Defaults()
 		s.RootToken.Ignore = []string{ignore}
 		r := one(t, s, nil, "root_token")
-		e := event.Event{Time: start, Kind: event.Issue, Root: true, EntityID: "e", DisplayName: "app", RemoteAddress: "10.0.0.1", Mount: "tokens/", Role: "r"}
+		e := tokenwatch.Event{Time: start, Kind: tokenwatch.KindIssue, Root: true, EntityID: "e", DisplayName: "app", RemoteAddress: "10.0.0.1", Mount: "tokens/", Role: "r"}
 		if a := sum(r, e); len(a) != 0 {
 			t.Errorf("%s is not ignored", ignore)
 		}
-		other := event.Event{Time: start, Kind: event.Issue, Root: true, EntityID: "x", DisplayName: "x", RemoteAddress: "192.0.2.1", Mount: "x/", Role: "x"}
+		other := tokenwatch.Event{Time: start, Kind: tokenwatch.KindIssue, Root: true, EntityID: "x", DisplayName: "x", RemoteAddress: "192.0.2.1", Mount: "x/", Role: "x"}
 		if a := sum(r, other); len(a) != 1 {
 			t.Errorf("%s makes the rule ignore everything", ignore)
 		}
@@ -354,20 +352,20 @@ func TestStateSurvives(t *testing.T) {
 }
 
 // mix are events of all kinds, by many clients.
-func mix(n int) []event.Event {
-	events := make([]event.Event, n)
-	kinds := []event.Kind{event.Issue, event.Introspect, event.Introspect, event.Revoke, event.RoleWrite, event.Introspect, event.KeyRotate, event.LeaseRevoke}
+func mix(n int) []tokenwatch.Event {
+	events := make([]tokenwatch.Event, n)
+	kinds := []tokenwatch.Kind{tokenwatch.KindIssue, tokenwatch.KindIntrospect, tokenwatch.KindIntrospect, tokenwatch.KindRevoke, tokenwatch.KindRoleWrite, tokenwatch.KindIntrospect, tokenwatch.KindKeyRotate, tokenwatch.KindLeaseRevoke}
 	for i := range events {
 		e := introspection(time.Duration(i)*100*time.Millisecond, i%3 != 0, fmt.Sprint("token", i%97))
 		e.Kind = kinds[i%len(kinds)]
 		e.EntityID, e.RemoteAddress, e.ClientIP = fmt.Sprint("entity", i%13), fmt.Sprintf("10.0.%d.1", i%17), fmt.Sprintf("192.0.2.%d", i%19)
 		e.Role, e.Root, e.Denied = fmt.Sprint("role", i%7), i%50 == 0, i%11 == 0
-		if e.Kind != event.Introspect {
+		if e.Kind != tokenwatch.KindIntrospect {
 			e.Active = nil
 		}
-		if e.Kind == event.RoleWrite {
+		if e.Kind == tokenwatch.KindRoleWrite {
 			ttl := time.Duration(i) * time.Second
-			e.Settings, e.Operation = &event.Settings{MaxTTL: &ttl, AllowedScopes: []string{fmt.Sprint("s", i%5)}}, "update"
+			e.Settings, e.Operation = &tokenwatch.RequestSettings{MaxTTL: &ttl, AllowedScopes: []string{fmt.Sprint("s", i%5)}}, "update"
 		}
 		events[i] = e
 	}
@@ -391,23 +389,23 @@ func TestMemoryIsBounded(t *testing.T) {
 	active, dead := true, false
 	for i := range clients {
 		id := fmt.Sprintf("%08x-0000-0000-0000-%012x", i, i)
-		e := event.Event{
-			Time: start.Add(time.Duration(i) * time.Millisecond), Kind: event.Introspect, Mount: fmt.Sprintf("mount%d/", i%5000), Active: &active,
+		e := tokenwatch.Event{
+			Time: start.Add(time.Duration(i) * time.Millisecond), Kind: tokenwatch.KindIntrospect, Mount: fmt.Sprintf("mount%d/", i%5000), Active: &active,
 			EntityID: id, Accessor: id, ClientID: id, RemoteAddress: fmt.Sprintf("10.%d.%d.%d", i>>16&255, i>>8&255, i&255), ClientIP: fmt.Sprintf("2001:db8:%x::1", i),
-			TokenID: id, TokenType: []string{"api_key", "jwt"}[i%2], TokenHash: fmt.Sprintf("%s%064x", event.HashPrefix, i), Expires: start.Add(100 * time.Hour), Role: id, LeaseID: id,
+			TokenID: id, TokenType: []string{"api_key", "jwt"}[i%2], TokenHash: fmt.Sprintf("%s%064x", tokenwatch.HashPrefix, i), Expires: start.Add(100 * time.Hour), Role: id, LeaseID: id,
 		}
 		switch i % 5 {
 		case 0:
-			e.Kind, e.Active = event.Issue, nil
+			e.Kind, e.Active = tokenwatch.KindIssue, nil
 		case 1:
 			e.Active = &dead
 		case 2:
-			e.Kind, e.Active, e.Denied = event.Issue, nil, true
+			e.Kind, e.Active, e.Denied = tokenwatch.KindIssue, nil, true
 		case 3:
-			e.Kind, e.Active = event.Revoke, nil
+			e.Kind, e.Active = tokenwatch.KindRevoke, nil
 		}
 		for _, r := range list {
-			r.Observe(&e, func(alert.Alert) {})
+			r.Observe(&e, func(tokenwatch.Alert) {})
 		}
 		if i%(clients/10) == 0 {
 			most = max(most, heap())

@@ -10,8 +10,6 @@ import (
 	"time"
 
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch"
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/alert"
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/event"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/geo"
 )
 
@@ -35,28 +33,28 @@ type Settings struct {
 
 // Common is what every rule has.
 type Common struct {
-	Enabled  bool           `yaml:"enabled" help:"Whether the rule is looked at."`
-	Severity alert.Severity `yaml:"severity" help:"info, warning or critical."`
-	Ignore   []string       `yaml:"ignore" help:"What the rule leaves alone: entity ids, display names, roles, token ids, mounts, addresses or networks."`
+	Enabled  bool                `yaml:"enabled" help:"Whether the rule is looked at."`
+	Severity tokenwatch.Severity `yaml:"severity" help:"info, warning or critical."`
+	Ignore   []string            `yaml:"ignore" help:"What the rule leaves alone: entity ids, display names, roles, token ids, mounts, addresses or networks."`
 }
 
 // Defaults are the settings of an empty configuration file.
 func Defaults() Settings {
-	on := func(severity alert.Severity) Common { return Common{Enabled: true, Severity: severity} }
+	on := func(severity tokenwatch.Severity) Common { return Common{Enabled: true, Severity: severity} }
 	return Settings{
-		FailedAccess:       FailedAccess{Common: on(alert.Warning), Threshold: 10, MountThreshold: 200, Window: 5 * time.Minute, MaxClients: 20_000},
-		InactiveBurst:      InactiveBurst{Common: on(alert.Warning), Threshold: 20, Window: time.Minute, MaxClients: 20_000},
-		RevokedToken:       RevokedToken{Common: on(alert.Critical), Grace: 10 * time.Second, MaxTokens: 50_000},
-		OutsideBoundCIDRs:  OutsideBoundCIDRs{Common: on(alert.Critical)},
-		UnexpectedLocation: UnexpectedLocation{Common: on(alert.Warning), Learning: 7 * 24 * time.Hour, IPv4Prefix: 24, IPv6Prefix: 48, MaxNetworks: 16, Speed: 1000, Distance: 500, MaxClients: 20_000},
-		IssuanceSpike:      IssuanceSpike{Common: on(alert.Warning), Window: 5 * time.Minute, Learning: 2 * time.Hour, Factor: 5, Minimum: 50, MaxRoles: 5_000},
-		MassRevocation:     MassRevocation{Common: on(alert.Critical), Threshold: 50, Window: 5 * time.Minute, MaxClients: 20_000},
-		RoleWidened:        RoleWidened{Common: on(alert.Warning), MaxRoles: 5_000},
-		SigningKey:         SigningKey{Common: on(alert.Critical), RotatedSeverity: alert.Info},
-		RootToken:          RootToken{Common: on(alert.Warning)},
-		AuditDisabled:      AuditDisabled{Common: on(alert.Critical)},
-		Silence:            Silence{Common: on(alert.Critical), After: 15 * time.Minute},
-		OneAddress:         OneAddress{Common: on(alert.Info), Requests: 1000, Clients: 3},
+		FailedAccess:       FailedAccess{Common: on(tokenwatch.SeverityWarning), Threshold: 10, MountThreshold: 200, Window: 5 * time.Minute, MaxClients: 20_000},
+		InactiveBurst:      InactiveBurst{Common: on(tokenwatch.SeverityWarning), Threshold: 20, Window: time.Minute, MaxClients: 20_000},
+		RevokedToken:       RevokedToken{Common: on(tokenwatch.SeverityCritical), Grace: 10 * time.Second, MaxTokens: 50_000},
+		OutsideBoundCIDRs:  OutsideBoundCIDRs{Common: on(tokenwatch.SeverityCritical)},
+		UnexpectedLocation: UnexpectedLocation{Common: on(tokenwatch.SeverityWarning), Learning: 7 * 24 * time.Hour, IPv4Prefix: 24, IPv6Prefix: 48, MaxNetworks: 16, Speed: 1000, Distance: 500, MaxClients: 20_000},
+		IssuanceSpike:      IssuanceSpike{Common: on(tokenwatch.SeverityWarning), Window: 5 * time.Minute, Learning: 2 * time.Hour, Factor: 5, Minimum: 50, MaxRoles: 5_000},
+		MassRevocation:     MassRevocation{Common: on(tokenwatch.SeverityCritical), Threshold: 50, Window: 5 * time.Minute, MaxClients: 20_000},
+		RoleWidened:        RoleWidened{Common: on(tokenwatch.SeverityWarning), MaxRoles: 5_000},
+		SigningKey:         SigningKey{Common: on(tokenwatch.SeverityCritical), RotatedSeverity: tokenwatch.SeverityInfo},
+		RootToken:          RootToken{Common: on(tokenwatch.SeverityWarning)},
+		AuditDisabled:      AuditDisabled{Common: on(tokenwatch.SeverityCritical)},
+		Silence:            Silence{Common: on(tokenwatch.SeverityCritical), After: 15 * time.Minute},
+		OneAddress:         OneAddress{Common: on(tokenwatch.SeverityInfo), Requests: 1000, Clients: 3},
 	}
 }
 
@@ -71,11 +69,11 @@ type base struct {
 func (b *base) Name() string { return b.name }
 
 // Tick does nothing; rules go by the time in the log.
-func (b *base) Tick(time.Time, func(alert.Alert)) {}
+func (b *base) Tick(time.Time, func(tokenwatch.Alert)) {}
 
 // finding begins an alert about the request in e.
-func (b *base) finding(e *event.Event, key, title string) alert.Alert {
-	return alert.Alert{
+func (b *base) finding(e *tokenwatch.Event, key, title string) tokenwatch.Alert {
+	return tokenwatch.Alert{
 		Rule: b.name, Severity: b.common.Severity, Key: key, Title: title,
 		Who: who(e), EntityID: e.EntityID, Where: e.RemoteAddress,
 		Namespace: e.Namespace, Mount: e.Mount, Path: e.Path, Role: e.Role, TokenID: e.TokenID, LeaseID: e.LeaseID,
@@ -83,7 +81,7 @@ func (b *base) finding(e *event.Event, key, title string) alert.Alert {
 	}
 }
 
-func who(e *event.Event) string {
+func who(e *tokenwatch.Event) string {
 	id := e.EntityID
 	switch {
 	case id != "":
@@ -104,8 +102,8 @@ func who(e *event.Event) string {
 
 // shorten keeps enough of a hash to find it in the log.
 func shorten(s string) string {
-	const keep = len(event.HashPrefix) + 12
-	if strings.HasPrefix(s, event.HashPrefix) && len(s) > keep {
+	const keep = len(tokenwatch.HashPrefix) + 12
+	if strings.HasPrefix(s, tokenwatch.HashPrefix) && len(s) > keep {
 		return s[:keep] + "…"
 	}
 	return s
@@ -139,7 +137,7 @@ func parseNetwork(s string) (netip.Prefix, error) {
 	return netip.ParsePrefix(s)
 }
 
-func (l *ignoreList) has(e *event.Event) bool {
+func (l *ignoreList) has(e *tokenwatch.Event) bool {
 	if l.words != nil && (l.words[e.EntityID] || l.words[e.DisplayName] || l.words[e.Role] || l.words[e.TokenID] || l.words[e.Mount] || l.words[e.ClientID]) {
 		return true
 	}
@@ -216,8 +214,8 @@ func validateRule(rule string, v reflect.Value) []error {
 		}
 		name := "rules." + rule + "." + yamlName(f)
 		switch value := v.Field(i).Interface().(type) {
-		case alert.Severity:
-			if _, err := alert.ParseSeverity(string(value)); err != nil {
+		case tokenwatch.Severity:
+			if _, err := tokenwatch.ParseSeverity(string(value)); err != nil {
 				problems = append(problems, fmt.Errorf("%s: %w", name, err))
 			} else {
 				v.Field(i).SetString(strings.ToLower(string(value)))

@@ -4,8 +4,6 @@ import (
 	"time"
 
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch"
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/alert"
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/event"
 )
 
 // Silence tells when there has been no entry of any kind for a while.
@@ -32,10 +30,10 @@ type silenceState struct {
 }
 
 // Observe implements tokenwatch.Rule.
-func (r *silence) Observe(*event.Event, func(alert.Alert)) {}
+func (r *silence) Observe(*tokenwatch.Event, func(tokenwatch.Alert)) {}
 
 // Entry finds silence that is over, such as in a log that is read afterwards.
-func (r *silence) Entry(t time.Time, emit func(alert.Alert)) {
+func (r *silence) Entry(t time.Time, emit func(tokenwatch.Alert)) {
 	last := r.state.Last
 	if !t.After(last) {
 		return
@@ -49,7 +47,7 @@ func (r *silence) Entry(t time.Time, emit func(alert.Alert)) {
 }
 
 // Tick finds silence that goes on.
-func (r *silence) Tick(now time.Time, emit func(alert.Alert)) {
+func (r *silence) Tick(now time.Time, emit func(tokenwatch.Alert)) {
 	if r.arrived.IsZero() || !r.seen.Equal(r.state.Last) {
 		r.seen, r.arrived = r.state.Last, now
 	}
@@ -63,12 +61,12 @@ func (r *silence) Tick(now time.Time, emit func(alert.Alert)) {
 	emit(a)
 }
 
-func (r *silence) alert(last time.Time) alert.Alert {
+func (r *silence) alert(last time.Time) tokenwatch.Alert {
 	first := last
 	if first.IsZero() {
 		first = r.arrived
 	}
-	return alert.Alert{
+	return tokenwatch.Alert{
 		Rule: r.name, Severity: r.common.Severity, Key: first.UTC().Format(time.RFC3339Nano),
 		Title: "Vault's audit log is silent", First: first, Last: first, Count: 1, Advice: r.advice,
 	}
@@ -102,7 +100,7 @@ type callers struct {
 	Clients  []uint64 // hashes of the first few
 }
 
-func (r *oneAddress) Observe(e *event.Event, emit func(alert.Alert)) {
+func (r *oneAddress) Observe(e *tokenwatch.Event, emit func(tokenwatch.Alert)) {
 	if !e.Kind.OfEngine() || e.RemoteAddress == "" {
 		return
 	}

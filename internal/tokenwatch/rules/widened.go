@@ -10,8 +10,6 @@ import (
 	glob "github.com/ryanuber/go-glob"
 
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch"
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/alert"
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/event"
 )
 
 // RoleWidened finds roles whose tokens may do more, or live longer, than
@@ -22,27 +20,27 @@ type RoleWidened struct {
 }
 
 func (s RoleWidened) rule(b base) tokenwatch.Rule {
-	return &roleWidened{base: b, known: newLRU[string, *event.Settings](s.MaxRoles)}
+	return &roleWidened{base: b, known: newLRU[string, *tokenwatch.RequestSettings](s.MaxRoles)}
 }
 
 type roleWidened struct {
 	base
-	known *simplelru.LRU[string, *event.Settings]
+	known *simplelru.LRU[string, *tokenwatch.RequestSettings]
 }
 
-func (r *roleWidened) Observe(e *event.Event, emit func(alert.Alert)) {
+func (r *roleWidened) Observe(e *tokenwatch.Event, emit func(tokenwatch.Alert)) {
 	if e.Failed() {
 		return
 	}
 	var key string
 	switch e.Kind {
-	case event.RoleWrite, event.RoleRead, event.RoleDelete:
+	case tokenwatch.KindRoleWrite, tokenwatch.KindRoleRead, tokenwatch.KindRoleDelete:
 		key = "role " + e.Role
-	case event.ConfigWrite, event.ConfigRead:
+	case tokenwatch.KindConfigWrite, tokenwatch.KindConfigRead:
 		key = "config"
-	case event.MountTune:
+	case tokenwatch.KindMountTune:
 		key = "tune"
-	case event.MountDisable:
+	case tokenwatch.KindMountDisable:
 		r.forgetMount(e)
 		return
 	default:
@@ -51,16 +49,16 @@ func (r *roleWidened) Observe(e *event.Event, emit func(alert.Alert)) {
 	key = e.Namespace + "/" + e.Mount + " " + key
 	before, known := r.known.Get(key)
 	switch {
-	case e.Kind == event.RoleDelete:
+	case e.Kind == tokenwatch.KindRoleDelete:
 		r.known.Remove(key)
 		return
 	case e.Settings == nil:
 		return
-	case e.Kind == event.RoleRead || e.Kind == event.ConfigRead || e.Operation == "create":
+	case e.Kind == tokenwatch.KindRoleRead || e.Kind == tokenwatch.KindConfigRead || e.Operation == "create":
 		r.known.Add(key, e.Settings)
 		return
 	case !known:
-		before = &event.Settings{}
+		before = &tokenwatch.RequestSettings{}
 	}
 	gains := widened(before, e.Settings)
 	r.known.Add(key, merged(before, e.Settings))
@@ -68,7 +66,7 @@ func (r *roleWidened) Observe(e *event.Event, emit func(alert.Alert)) {
 		return
 	}
 	title := "A role was widened"
-	if e.Kind != event.RoleWrite {
+	if e.Kind != tokenwatch.KindRoleWrite {
 		title = "A ceiling over all roles of a mount was raised"
 	}
 	a := r.finding(e, key, title)
@@ -77,7 +75,7 @@ func (r *roleWidened) Observe(e *event.Event, emit func(alert.Alert)) {
 }
 
 // forgetMount drops what was known of a mount that is gone.
-func (r *roleWidened) forgetMount(e *event.Event) {
+func (r *roleWidened) forgetMount(e *tokenwatch.Event) {
 	prefix := e.Namespace + "/" + e.Mount + " "
 	for _, key := range r.known.Keys() {
 		if strings.HasPrefix(key, prefix) {
@@ -87,7 +85,7 @@ func (r *roleWidened) forgetMount(e *event.Event) {
 }
 
 // merged is what holds after a write, which changes what it names.
-func merged(before, now *event.Settings) *event.Settings {
+func merged(before, now *tokenwatch.RequestSettings) *tokenwatch.RequestSettings {
 	out := *before
 	if now.AllowedScopes != nil {
 		out.AllowedScopes = now.AllowedScopes
@@ -114,7 +112,7 @@ func merged(before, now *event.Settings) *event.Settings {
 }
 
 // widened names what a write allows that was not allowed before.
-func widened(before, now *event.Settings) (gains []string) {
+func widened(before, now *tokenwatch.RequestSettings) (gains []string) {
 	gained := func(name string, old, new []string, covers func(old, new string) bool) {
 		if old == nil { // not known
 			return
@@ -168,7 +166,7 @@ func raised[T time.Duration | int64](name string, before, now *T) []string {
 func (r *roleWidened) Save() ([]byte, error) { return encode(dumpOf(r.known)) }
 
 func (r *roleWidened) Restore(state []byte) error {
-	var s dump[string, *event.Settings]
+	var s dump[string, *tokenwatch.RequestSettings]
 	if err := decode(state, &s); err != nil {
 		return err
 	}

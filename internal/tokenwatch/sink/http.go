@@ -15,7 +15,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/alert"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/visible"
 )
 
@@ -120,7 +120,7 @@ type Webhook struct{ *Endpoint }
 func (w Webhook) Name() string { return w.label("webhook") }
 
 // Send implements tokenwatch.Sink.
-func (w Webhook) Send(ctx context.Context, a alert.Alert) error { return w.post(ctx, w.URL, a) }
+func (w Webhook) Send(ctx context.Context, a tokenwatch.Alert) error { return w.post(ctx, w.URL, a) }
 
 // Alertmanager posts to Alertmanager's API, version 2. Give one for each member
 // of a cluster: they sort out which of them notifies.
@@ -143,7 +143,7 @@ type managedAlert struct {
 
 // Send implements tokenwatch.Sink. What tells alerts apart is in labels, what
 // changes while one goes on is in annotations.
-func (m Alertmanager) Send(ctx context.Context, a alert.Alert) error {
+func (m Alertmanager) Send(ctx context.Context, a tokenwatch.Alert) error {
 	return m.post(ctx, strings.TrimSuffix(m.URL, "/")+"/api/v2/alerts", []managedAlert{{
 		Labels: filled(map[string]string{
 			"alertname": "tokenwatch_" + a.Rule, "severity": string(a.Severity), "fingerprint": a.Fingerprint,

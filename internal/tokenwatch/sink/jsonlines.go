@@ -5,7 +5,7 @@ import (
 	"encoding/json"
 	"io"
 
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/alert"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch"
 )
 
 // JSONLines writes each alert as a line of JSON.
@@ -18,7 +18,7 @@ type JSONLines struct {
 func (j *JSONLines) Name() string { return j.Label }
 
 // Send implements tokenwatch.Sink. Control characters are escaped, as JSON wants it.
-func (j *JSONLines) Send(_ context.Context, a alert.Alert) error {
+func (j *JSONLines) Send(_ context.Context, a tokenwatch.Alert) error {
 	line, err := json.Marshal(a)
 	if err != nil {
 		return err

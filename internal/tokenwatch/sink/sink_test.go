@@ -15,16 +15,16 @@ import (
 	"testing"
 	"time"
 
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/alert"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch"
 )
 
 // hostile is what somebody may write into a path or a name.
 const hostile = "\x1b]0;owned\x07\x1b[2J\x1b[1;31m\r\nCRITICAL  faked\u202e\u2066\u0085\xff\x00<script>alert(1)</script>\"'{{x}}"
 
-func sample(text string) alert.Alert {
+func sample(text string) tokenwatch.Alert {
 	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
-	return alert.Alert{
-		Fingerprint: "f00d", Rule: "failed_access", Severity: alert.Warning, Title: "Title " + text, Detail: text, Who: text, EntityID: text, Where: text,
+	return tokenwatch.Alert{
+		Fingerprint: "f00d", Rule: "failed_access", Severity: tokenwatch.SeverityWarning, Title: "Title " + text, Detail: text, Who: text, EntityID: text, Where: text,
 		Namespace: text, Mount: text, Path: text, Role: text, TokenID: text, LeaseID: text, RequestID: text, First: at.Add(-time.Minute), Last: at, Count: 3, Advice: "do",
 	}
 }
@@ -76,7 +76,7 @@ func TestJSONLines(t *testing.T) {
 	if strings.Count(b.String(), "\n") != 1 || strings.ContainsAny(b.String(), "\x1b\x00\x07\r") || strings.Contains(b.String(), "<script>") {
 		t.Errorf("%q", b.String())
 	}
-	var back alert.Alert
+	var back tokenwatch.Alert
 	if err := json.Unmarshal([]byte(b.String()), &back); err != nil || back.Count != 3 || back.Rule != "failed_access" {
 		t.Errorf("%v: %+v", err, back)
 	}
@@ -127,7 +127,7 @@ func TestWebhook(t *testing.T) {
 	if h.Get("Authorization") != "Bearer s3cret" || h.Get("X-Team") != "shop" || h.Get("Content-Type") != "application/json" {
 		t.Errorf("%v", h)
 	}
-	var got alert.Alert
+	var got tokenwatch.Alert
 	if err := json.Unmarshal([]byte(r.bodies[0]), &got); err != nil || got.Title != "Title x" {
 		t.Errorf("%v: %s", err, r.bodies[0])
 	}

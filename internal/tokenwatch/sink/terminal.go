@@ -8,7 +8,7 @@ import (
 	"io"
 	"strings"
 
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/alert"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/visible"
 )
 
@@ -25,14 +25,14 @@ type Terminal struct {
 // Name implements tokenwatch.Sink.
 func (t *Terminal) Name() string { return "terminal" }
 
-var colors = map[alert.Severity]string{
-	alert.Info:     "\x1b[36m",   // cyan
-	alert.Warning:  "\x1b[33m",   // yellow
-	alert.Critical: "\x1b[1;31m", // bold red
+var colors = map[tokenwatch.Severity]string{
+	tokenwatch.SeverityInfo:     "\x1b[36m",   // cyan
+	tokenwatch.SeverityWarning:  "\x1b[33m",   // yellow
+	tokenwatch.SeverityCritical: "\x1b[1;31m", // bold red
 }
 
 // Send implements tokenwatch.Sink.
-func (t *Terminal) Send(_ context.Context, a alert.Alert) error {
+func (t *Terminal) Send(_ context.Context, a tokenwatch.Alert) error {
 	before, after := "", ""
 	if t.Color {
 		before, after = colors[a.Severity], "\x1b[0m"

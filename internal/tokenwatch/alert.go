@@ -1,5 +1,4 @@
-// Package alert has what rules say and sinks pass on.
-package alert
+package tokenwatch
 
 import (
 	"crypto/sha256"
@@ -13,15 +12,15 @@ import (
 type Severity string
 
 const (
-	Info     Severity = "info"     // worth knowing
-	Warning  Severity = "warning"  // look today
-	Critical Severity = "critical" // look now
+	SeverityInfo     Severity = "info"     // worth knowing
+	SeverityWarning  Severity = "warning"  // look today
+	SeverityCritical Severity = "critical" // look now
 )
 
 // ParseSeverity accepts the three words in any case.
 func ParseSeverity(s string) (Severity, error) {
 	switch sev := Severity(strings.ToLower(s)); sev {
-	case Info, Warning, Critical:
+	case SeverityInfo, SeverityWarning, SeverityCritical:
 		return sev, nil
 	}
 	return "", fmt.Errorf("%q is none of info, warning, critical", s)
@@ -30,9 +29,9 @@ func ParseSeverity(s string) (Severity, error) {
 // Level orders severities: the higher, the sooner.
 func (s Severity) Level() int {
 	switch s {
-	case Critical:
+	case SeverityCritical:
 		return 2
-	case Warning:
+	case SeverityWarning:
 		return 1
 	}
 	return 0

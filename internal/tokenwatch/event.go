@@ -1,6 +1,4 @@
-// Package event has the one type that all parts of tokenwatch share: what an
-// entry of Vault's audit log says about the tokens engine.
-package event
+package tokenwatch
 
 import "time"
 
@@ -9,38 +7,38 @@ type Kind string
 
 // Requests to a mount of the engine.
 const (
-	Issue        Kind = "issue"         // creds/<role>
-	Introspect   Kind = "introspect"    // introspect
-	Revoke       Kind = "revoke"        // revoke, and DELETE of tokens/<id>
-	RevokeRole   Kind = "revoke_role"   // roles/<name>/revoke
-	TokenRead    Kind = "token_read"    // tokens/<id>, and the list
-	RoleWrite    Kind = "role_write"    // create, update and patch
-	RoleRead     Kind = "role_read"     // a role, and the list
-	RoleDelete   Kind = "role_delete"   // roles/<name>
-	ConfigWrite  Kind = "config_write"  // config
-	ConfigRead   Kind = "config_read"   // config
-	KeyWrite     Kind = "key_write"     // keys/<name>
-	KeyRead      Kind = "key_read"      // a key, and the list
-	KeyRotate    Kind = "key_rotate"    // keys/<name>/rotate without emergency
-	KeyEmergency Kind = "key_emergency" // keys/<name>/rotate with emergency=true
-	KeyDelete    Kind = "key_delete"    // keys/<name>
-	PublicRead   Kind = "public_read"   // jwks, .well-known/…, status/…
-	Static       Kind = "static"        // static-roles, static-creds, rotate-role
-	OtherRequest Kind = "other"         // anything else on a mount of the engine
-	LeaseRenew   Kind = "lease_renew"   // sys/leases/renew
-	LeaseRevoke  Kind = "lease_revoke"  // sys/leases/revoke
-	LeasePrefix  Kind = "lease_prefix"  // sys/leases/revoke-prefix and revoke-force
-	AuditDisable Kind = "audit_disable" // DELETE of sys/audit/<name>
-	AuditEnable  Kind = "audit_enable"  // sys/audit/<name>
-	MountTune    Kind = "mount_tune"    // sys/mounts/<path>/tune
-	MountDisable Kind = "mount_disable" // DELETE of sys/mounts/<path>
-	OtherMounts  Kind = "other_mounts"  // a request that is none of tokenwatch's business
+	KindIssue        Kind = "issue"         // creds/<role>
+	KindIntrospect   Kind = "introspect"    // introspect
+	KindRevoke       Kind = "revoke"        // revoke, and DELETE of tokens/<id>
+	KindRevokeRole   Kind = "revoke_role"   // roles/<name>/revoke
+	KindTokenRead    Kind = "token_read"    // tokens/<id>, and the list
+	KindRoleWrite    Kind = "role_write"    // create, update and patch
+	KindRoleRead     Kind = "role_read"     // a role, and the list
+	KindRoleDelete   Kind = "role_delete"   // roles/<name>
+	KindConfigWrite  Kind = "config_write"  // config
+	KindConfigRead   Kind = "config_read"   // config
+	KindKeyWrite     Kind = "key_write"     // keys/<name>
+	KindKeyRead      Kind = "key_read"      // a key, and the list
+	KindKeyRotate    Kind = "key_rotate"    // keys/<name>/rotate without emergency
+	KindKeyEmergency Kind = "key_emergency" // keys/<name>/rotate with emergency=true
+	KindKeyDelete    Kind = "key_delete"    // keys/<name>
+	KindPublicRead   Kind = "public_read"   // jwks, .well-known/…, status/…
+	KindStatic       Kind = "static"        // static-roles, static-creds, rotate-role
+	KindOther        Kind = "other"         // anything else on a mount of the engine
+	KindLeaseRenew   Kind = "lease_renew"   // sys/leases/renew
+	KindLeaseRevoke  Kind = "lease_revoke"  // sys/leases/revoke
+	KindLeasePrefix  Kind = "lease_prefix"  // sys/leases/revoke-prefix and revoke-force
+	KindAuditDisable Kind = "audit_disable" // DELETE of sys/audit/<name>
+	KindAuditEnable  Kind = "audit_enable"  // sys/audit/<name>
+	KindMountTune    Kind = "mount_tune"    // sys/mounts/<path>/tune
+	KindMountDisable Kind = "mount_disable" // DELETE of sys/mounts/<path>
+	KindOtherMounts  Kind = "other_mounts"  // a request that is none of tokenwatch's business
 )
 
 // OfEngine reports whether the request went to a mount of the engine itself.
 func (k Kind) OfEngine() bool {
 	switch k {
-	case LeaseRenew, LeaseRevoke, LeasePrefix, AuditDisable, AuditEnable, MountTune, MountDisable, OtherMounts, "":
+	case KindLeaseRenew, KindLeaseRevoke, KindLeasePrefix, KindAuditDisable, KindAuditEnable, KindMountTune, KindMountDisable, KindOtherMounts, "":
 		return false
 	}
 	return true
@@ -50,8 +48,8 @@ func (k Kind) OfEngine() bool {
 type Phase string
 
 const (
-	Request  Phase = "request"
-	Response Phase = "response"
+	PhaseRequest  Phase = "request"
+	PhaseResponse Phase = "response"
 )
 
 // Event is one request, as far as the audit log shows it. Strings are as they
@@ -97,15 +95,15 @@ type Event struct {
 	ClientIP       string    `json:"client_ip,omitempty"` // address the token was presented from; hashed unless tuned
 
 	// Settings that a role, config or tune request names; nil otherwise.
-	Settings *Settings `json:"settings,omitempty"`
+	Settings *RequestSettings `json:"settings,omitempty"`
 }
 
 // HashPrefix is what a value begins with that Vault hashed.
 const HashPrefix = "hmac-sha256:"
 
-// Settings are the limits that a request sets. A nil list or pointer was not
-// named in the request. Elements of lists may be hashed.
-type Settings struct {
+// RequestSettings are the limits that a request sets. A nil list or pointer was
+// not named in the request. Elements of lists may be hashed.
+type RequestSettings struct {
 	AllowedScopes []string       `json:"allowed_scopes,omitempty"`
 	DefaultScopes []string       `json:"default_scopes,omitempty"`
 	Audiences     []string       `json:"audiences,omitempty"`

@@ -1,20 +1,14 @@
-// Package stats has what tokenwatch counts, for its metrics, its page and
-// whatever else wants to show it.
-package stats
+package tokenwatch
 
-import (
-	"time"
+import "time"
 
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/alert"
-)
-
-// Provider is asked for a snapshot by the page and the metrics. It is safe for
-// use by several goroutines.
-type Provider interface {
+// Snapshotter is what the page and the metrics read. It is safe for concurrent
+// use.
+type Snapshotter interface {
 	Snapshot() Snapshot
 }
 
-// Snapshot is the state at one moment.
+// Snapshot has everything that tokenwatch counts, at one moment.
 type Snapshot struct {
 	Now       time.Time `json:"now"`
 	Started   time.Time `json:"started"`    // of this process
@@ -29,7 +23,7 @@ type Snapshot struct {
 	Alerts    []AlertCount    `json:"alerts"`    // sorted
 	Sinks     []SinkCount     `json:"sinks"`
 	Minutes   []Minute        `json:"minutes"` // the last 60 minutes by the log's time, oldest first, none missing
-	Open      []alert.Alert   `json:"open"`    // most severe first, then the latest
+	Open      []Alert         `json:"open"`    // most severe first, then the latest
 	Rates     map[string]Rate `json:"rates"`   // by series name: issued, active, inactive, failed
 }
 
@@ -43,9 +37,9 @@ type EventCount struct {
 
 // AlertCount counts alerts of one rule: new findings, not their repetitions.
 type AlertCount struct {
-	Rule     string         `json:"rule"`
-	Severity alert.Severity `json:"severity"`
-	Count    int64          `json:"count"`
+	Rule     string   `json:"rule"`
+	Severity Severity `json:"severity"`
+	Count    int64    `json:"count"`
 }
 
 // SinkCount tells how a sink is doing.
