@@ -5,7 +5,7 @@ import (
 	"time"
 
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch"
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/visible"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/sanitize"
 )
 
 // What one answer holds at most: a page is for reading.
@@ -166,7 +166,7 @@ func facts(s tokenwatch.Snapshot) []fact {
 	return list
 }
 
-func text(s string) string { return visible.Text(s, maxText) }
+func text(s string) string { return sanitize.Text(s, maxText) }
 
 // number groups digits by three: 1,234,567.
 func number(n int64) string {

@@ -10,7 +10,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch"
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/visible"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/sanitize"
 )
 
 var (
@@ -99,10 +99,10 @@ func (r *Report) WriteHTML(w io.Writer) error {
 		v.Title += ", " + r.From.UTC().Format("2006-01-02")
 	}
 	for _, f := range r.Files {
-		v.Files = append(v.Files, visible.Text(f, htmlWidth))
+		v.Files = append(v.Files, sanitize.Text(f, htmlWidth))
 	}
 	for _, a := range r.Alerts.List {
-		v.Alerts = append(v.Alerts, alertView{severity(a), visible.Text(a.Title, 2*htmlWidth), details(a)})
+		v.Alerts = append(v.Alerts, alertView{severity(a), sanitize.Text(a.Title, 2*htmlWidth), details(a)})
 	}
 	if more := r.Alerts.Total() - len(r.Alerts.List); more > 0 {
 		v.MoreAlert = number(int64(more)) + " more are left out."

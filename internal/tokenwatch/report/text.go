@@ -10,7 +10,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch"
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/visible"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/sanitize"
 )
 
 const (
@@ -46,7 +46,7 @@ func (r *Report) WriteText(w io.Writer, colors bool) error {
 }
 
 func writeAlert(out io.Writer, a tokenwatch.Alert, p painter) {
-	fmt.Fprintf(out, "\n  %s  %s\n", p.severity(a.Severity), visible.Text(a.Title, htmlWidth))
+	fmt.Fprintf(out, "\n  %s  %s\n", p.severity(a.Severity), sanitize.Text(a.Title, htmlWidth))
 	for _, d := range details(a) {
 		fmt.Fprintf(out, "    %-9s %s\n", d.Name, d.Value)
 	}
@@ -105,7 +105,7 @@ func (c cell) short() string {
 	return string([]rune(c.Text)[:textWidth-1]) + "…"
 }
 
-func text(s string) cell { return cell{Text: visible.Text(s, htmlWidth)} }
+func text(s string) cell { return cell{Text: sanitize.Text(s, htmlWidth)} }
 
 // nothing stands for zero, so that what is not zero stands out.
 const nothing = "·"
@@ -219,7 +219,7 @@ func details(a tokenwatch.Alert) []detail {
 	} {
 		if d.value != "" {
 			sentence := d.name == "what" || d.name == "do first"
-			list = append(list, detail{d.name, visible.Text(d.value, 2*htmlWidth), sentence})
+			list = append(list, detail{d.name, sanitize.Text(d.value, 2*htmlWidth), sentence})
 		}
 	}
 	return list
@@ -362,7 +362,7 @@ func (p painter) bold(s string) string { return p.paint("1", s) }
 func (p painter) dim(s string) string  { return p.paint("2", s) }
 
 func (p painter) severity(s tokenwatch.Severity) string {
-	word := fmt.Sprintf("%-8s", strings.ToUpper(visible.Text(string(s), textWidth)))
+	word := fmt.Sprintf("%-8s", strings.ToUpper(sanitize.Text(string(s), textWidth)))
 	switch s {
 	case tokenwatch.SeverityCritical:
 		return p.paint("1;31", word)

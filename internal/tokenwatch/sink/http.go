@@ -16,7 +16,7 @@ import (
 	"time"
 
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch"
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/visible"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/sanitize"
 )
 
 // ErrPermanent marks a failure that trying again will not mend.
@@ -98,9 +98,9 @@ func (e *Endpoint) post(ctx context.Context, url string, body any) error {
 	case code < 300:
 		return nil
 	case code >= 500, code == http.StatusTooManyRequests, code == http.StatusRequestTimeout:
-		return fmt.Errorf("%s: %s", resp.Status, visible.Text(string(said), maxField))
+		return fmt.Errorf("%s: %s", resp.Status, sanitize.Text(string(said), maxField))
 	default:
-		return fmt.Errorf("%w: %s: %s", ErrPermanent, resp.Status, visible.Text(string(said), maxField))
+		return fmt.Errorf("%w: %s: %s", ErrPermanent, resp.Status, sanitize.Text(string(said), maxField))
 	}
 }
 
@@ -163,7 +163,7 @@ func filled(m map[string]string) map[string]string {
 		if value == "" {
 			delete(m, name)
 		} else {
-			m[name] = visible.Text(value, maxField)
+			m[name] = sanitize.Text(value, maxField)
 		}
 	}
 	return m

@@ -9,7 +9,7 @@ import (
 	"strings"
 
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch"
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/visible"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/sanitize"
 )
 
 // maxField is how much of a field is shown: enough for any name or path that
@@ -39,10 +39,10 @@ func (t *Terminal) Send(_ context.Context, a tokenwatch.Alert) error {
 	}
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s  %s%-8s  %s%s  [%s]\n", a.Last.UTC().Format("2006-01-02 15:04:05Z"),
-		before, strings.ToUpper(string(a.Severity)), visible.Text(a.Title, maxField), after, a.Rule)
+		before, strings.ToUpper(string(a.Severity)), sanitize.Text(a.Title, maxField), after, a.Rule)
 	field := func(name, value string) {
 		if value != "" {
-			fmt.Fprintf(&b, "    %-6s %s\n", name, visible.Text(value, maxField))
+			fmt.Fprintf(&b, "    %-6s %s\n", name, sanitize.Text(value, maxField))
 		}
 	}
 	field("what", a.Detail)

@@ -1,8 +1,8 @@
-// Package visible makes text that somebody else chose safe to look at: in a
+// Package sanitize makes text that somebody else chose safe to look at: in a
 // terminal, where it could move the cursor or change colours, and anywhere,
 // where it could reorder or hide what stands beside it. It does not escape for
 // HTML or JSON.
-package visible
+package sanitize
 
 import (
 	"fmt"
