@@ -4,19 +4,17 @@ import (
 	"context"
 	"errors"
 	"flag"
+	"fmt"
 	"io"
 	"log/slog"
-	"net"
-	"net/http"
 	"time"
 
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/config"
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/metrics"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/monitor"
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/page"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/rules"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/source"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/web"
 )
 
 // closeLimit is how long sinks may take at the end; what they have not taken
@@ -108,19 +106,9 @@ func serveAndRun(ctx context.Context, c config.Config, m *monitor.Monitor, log *
 		}
 	}
 	if c.Page.Listen != "" {
-		server, err := page.Listen(c.Page.Listen, m)
-		if err != nil {
+		if err := servePage(ctx, c.Page.Listen, m, log, cancel); err != nil {
 			return err
 		}
-		log.Info("live page", "url", server.URL())
-		if !server.Loopback() {
-			log.Warn("the live page can be read by everybody who reaches its address")
-		}
-		go func() {
-			if err := server.Serve(ctx); err != nil {
-				cancel(err)
-			}
-		}()
 	}
 	from, err := openSource(c, m, log)
 	if err != nil {
@@ -153,31 +141,39 @@ func openSource(c config.Config, m *monitor.Monitor, log *slog.Logger) (tokenwat
 	return s, nil
 }
 
+// serveMetrics begins to serve metrics and health. That they end is no reason to
+// end watching.
 func serveMetrics(ctx context.Context, address string, m *monitor.Monitor, log *slog.Logger) error {
-	host, port, err := net.SplitHostPort(address)
-	if err != nil {
-		return err
-	}
-	if host == "" {
-		host = "127.0.0.1"
-	}
-	listener, err := net.Listen("tcp", net.JoinHostPort(host, port))
-	if err != nil {
-		return err
-	}
-	var series []metrics.Rule
+	var series []web.RuleSeries
 	for _, r := range rules.Catalog() {
-		series = append(series, metrics.Rule{Name: r.Name, Severity: r.Severity})
+		series = append(series, web.RuleSeries{Name: r.Name, Severity: r.Severity})
 	}
-	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", metrics.Handler(m, version, series))
-	mux.Handle("GET /healthz", metrics.Health(m))
-	server := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second, MaxHeaderBytes: 16 << 10}
-	context.AfterFunc(ctx, func() { _ = server.Close() })
-	log.Info("metrics", "url", "http://"+listener.Addr().String()+"/metrics")
+	server, err := web.ListenMetrics(address, m, version, series)
+	if err != nil {
+		return err
+	}
+	log.Info("metrics", "url", server.URL()+"metrics")
 	go func() {
-		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+		if err := server.Serve(ctx); err != nil {
 			log.Error("metrics are not served any more", "error", err)
+		}
+	}()
+	return nil
+}
+
+// servePage begins to serve the live page, and calls ended if that fails later.
+func servePage(ctx context.Context, address string, m *monitor.Monitor, log *slog.Logger, ended func(error)) error {
+	server, err := web.ListenPage(address, m)
+	if err != nil {
+		return err
+	}
+	log.Info("live page", "url", server.URL())
+	if !server.Loopback() {
+		log.Warn("the live page can be read by everybody who reaches its address")
+	}
+	go func() {
+		if err := server.Serve(ctx); err != nil {
+			ended(fmt.Errorf("page: %w", err))
 		}
 	}()
 	return nil

@@ -1,4 +1,4 @@
-package metrics
+package web
 
 import (
 	"encoding/json"
@@ -11,10 +11,6 @@ import (
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch"
 )
 
-type snapshot tokenwatch.Snapshot
-
-func (s snapshot) Snapshot() tokenwatch.Snapshot { return tokenwatch.Snapshot(s) }
-
 var sampled = snapshot{
 	Started: time.Unix(1000, 5e8), LastEntry: time.Unix(2000, 0), Lines: 1 << 40, Malformed: 2, Oversized: 3, Dropped: 4,
 	Events: []tokenwatch.EventCount{{Kind: "issue", Outcome: "ok", Mount: "evil\"}\n\\\xff\x1b 1\nfake_total 7", Count: 5}},
@@ -25,7 +21,7 @@ var sampled = snapshot{
 
 func TestMetrics(t *testing.T) {
 	w := httptest.NewRecorder()
-	Handler(sampled, "v1", []Rule{{"silence", tokenwatch.SeverityCritical}, {"root_token", tokenwatch.SeverityWarning}}).ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
+	metricsHandler(sampled, "v1", []RuleSeries{{"silence", tokenwatch.SeverityCritical}, {"root_token", tokenwatch.SeverityWarning}}).ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
 	body := w.Body.String()
 	for _, want := range []string{
 		`tokenwatch_build_info{version="v1"} 1`, "tokenwatch_start_time_seconds 1000.5", "tokenwatch_last_entry_time_seconds 2000", "tokenwatch_lines_total 1099511627776",
@@ -53,7 +49,7 @@ func TestMetrics(t *testing.T) {
 func TestHealth(t *testing.T) {
 	for want, s := range map[string]snapshot{"none": {}, "1970-01-01T00:33:20Z": sampled} {
 		w := httptest.NewRecorder()
-		Health(s).ServeHTTP(w, httptest.NewRequest("GET", "/healthz", nil))
+		metricsHandler(s, "v1", nil).ServeHTTP(w, httptest.NewRequest("GET", "/healthz", nil))
 		var answer map[string]any
 		if err := json.Unmarshal(w.Body.Bytes(), &answer); err != nil || answer["status"] != "ok" || answer["last_entry"] != want || w.Code != 200 {
 			t.Errorf("%v: %v", err, answer)

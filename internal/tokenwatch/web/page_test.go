@@ -1,7 +1,6 @@
-package page
+package web
 
 import (
-	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -9,14 +8,9 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch"
 )
-
-type snapshot tokenwatch.Snapshot
-
-func (s snapshot) Snapshot() tokenwatch.Snapshot { return tokenwatch.Snapshot(s) }
 
 func get(t *testing.T, h http.Handler, method, host, path string) *http.Response {
 	t.Helper()
@@ -28,7 +22,7 @@ func get(t *testing.T, h http.Handler, method, host, path string) *http.Response
 }
 
 func TestEveryAnswerIsGuarded(t *testing.T) {
-	h := Handler(snapshot{})
+	h := pageHandler(snapshot{})
 	for path, kind := range map[string]string{
 		"/":           "text/html; charset=utf-8",
 		"/page.css":   "text/css; charset=utf-8",
@@ -66,7 +60,7 @@ func TestEveryAnswerIsGuarded(t *testing.T) {
 }
 
 func TestForeignNamesAreRefused(t *testing.T) {
-	h := Handler(snapshot{}, "watch.example.com")
+	h := pageHandler(snapshot{}, "watch.example.com")
 	for host, ok := range map[string]bool{
 		"127.0.0.1:8250": true, "127.0.0.1": true, "[::1]:8250": true, "localhost:8250": true, "LOCALHOST": true, "192.0.2.1": true,
 		"watch.example.com:8250": true,
@@ -80,46 +74,6 @@ func TestForeignNamesAreRefused(t *testing.T) {
 	}
 }
 
-func TestListensOnLoopbackUnlessTold(t *testing.T) {
-	for address, loopback := range map[string]bool{":0": true, "127.0.0.1:0": true, "localhost:0": true, "0.0.0.0:0": false} {
-		s, err := Listen(address, snapshot{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		_ = s.listener.Close()
-		if s.Loopback() != loopback {
-			t.Errorf("%q listens on %s", address, s.URL())
-		}
-	}
-	if _, err := Listen("8250", snapshot{}); err == nil || !strings.Contains(err.Error(), "host:port") {
-		t.Errorf("an address without a port: %v", err)
-	}
-}
-
-func TestServeEndsWithItsContext(t *testing.T) {
-	s, err := Listen(":0", snapshot{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	served := make(chan error, 1)
-	ctx, cancel := context.WithCancel(t.Context())
-	go func() { served <- s.Serve(ctx) }()
-	resp, err := http.Get(s.URL() + "state.json")
-	if err != nil {
-		t.Fatal(err)
-	}
-	_ = resp.Body.Close()
-	cancel()
-	select {
-	case err := <-served:
-		if err != nil {
-			t.Error(err)
-		}
-	case <-time.After(10 * time.Second):
-		t.Fatal("Serve does not end")
-	}
-}
-
 func TestStateIsBoundedAndVisible(t *testing.T) {
 	var open []tokenwatch.Alert
 	title := strings.Repeat("\x1b<b>", 100_000)
@@ -128,7 +82,7 @@ func TestStateIsBoundedAndVisible(t *testing.T) {
 			Fingerprint: fmt.Sprint(i), Severity: `x" onload="`, Title: title, Who: "a\u202eb", Where: "192.0.2.1",
 		})
 	}
-	resp := get(t, Handler(snapshot{Open: open, Malformed: 1, Dropped: 2, Sinks: []tokenwatch.SinkCount{{Sink: "hook\n", Failed: 3}}}), "GET", "localhost", "/state.json")
+	resp := get(t, pageHandler(snapshot{Open: open, Malformed: 1, Dropped: 2, Sinks: []tokenwatch.SinkCount{{Sink: "hook\n", Failed: 3}}}), "GET", "localhost", "/state.json")
 	body, err := io.ReadAll(resp.Body)
 	if err != nil {
 		t.Fatal(err)

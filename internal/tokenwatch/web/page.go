@@ -1,19 +1,13 @@
-// Package page serves a small live page: current rates and open alerts. It
-// shows what the audit log says to whoever reaches it, so it is off unless
-// asked for and listens on loopback unless told otherwise.
-package page
+package web
 
 import (
-	"context"
 	"embed"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net"
 	"net/http"
 	"net/netip"
 	"strings"
-	"time"
 
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch"
 )
@@ -21,67 +15,19 @@ import (
 //go:embed static
 var static embed.FS
 
-// Server is the live page, bound to its address.
-type Server struct {
-	listener net.Listener
-	http     *http.Server
-}
-
-// Listen binds to address, host:port. Without a host it is 127.0.0.1.
-func Listen(address string, from tokenwatch.Snapshotter) (*Server, error) {
-	host, port, err := net.SplitHostPort(address)
-	if err != nil {
-		return nil, fmt.Errorf("page: %w (wanted host:port, e.g. 127.0.0.1:8250)", err)
-	}
-	if host == "" {
-		host = "127.0.0.1"
-	}
-	listener, err := net.Listen("tcp", net.JoinHostPort(host, port))
+// ListenPage binds the live page to address, host:port.
+func ListenPage(address string, from tokenwatch.Snapshotter) (*Server, error) {
+	server, err := listen(address, func(host string) http.Handler { return pageHandler(from, host) })
 	if err != nil {
 		return nil, fmt.Errorf("page: %w", err)
 	}
-	return &Server{
-		listener: listener,
-		http: &http.Server{
-			Handler:           Handler(from, host),
-			ReadHeaderTimeout: 5 * time.Second,
-			ReadTimeout:       10 * time.Second,
-			WriteTimeout:      10 * time.Second,
-			IdleTimeout:       time.Minute,
-			MaxHeaderBytes:    16 << 10,
-		},
-	}, nil
+	return server, nil
 }
 
-// URL is where the page is.
-func (s *Server) URL() string { return "http://" + s.listener.Addr().String() + "/" }
-
-// Loopback reports whether only this machine reaches the page.
-func (s *Server) Loopback() bool {
-	at, err := netip.ParseAddrPort(s.listener.Addr().String())
-	return err == nil && at.Addr().IsLoopback()
-}
-
-// Serve answers requests until ctx ends.
-func (s *Server) Serve(ctx context.Context) error {
-	stop := context.AfterFunc(ctx, func() {
-		grace, cancel := context.WithTimeout(context.Background(), 2*time.Second)
-		defer cancel()
-		if s.http.Shutdown(grace) != nil {
-			_ = s.http.Close()
-		}
-	})
-	defer stop()
-	if err := s.http.Serve(s.listener); !errors.Is(err, http.ErrServerClosed) {
-		return fmt.Errorf("page: %w", err)
-	}
-	return nil
-}
-
-// Handler is the page without a server. It answers to requests for an IP
+// pageHandler is the page without a server. It answers to requests for an IP
 // address, for localhost and for the given host names, so that no web site can
 // read it by pointing a name of its own here (DNS rebinding).
-func Handler(from tokenwatch.Snapshotter, hosts ...string) http.Handler {
+func pageHandler(from tokenwatch.Snapshotter, hosts ...string) http.Handler {
 	mux := http.NewServeMux()
 	for path, file := range map[string]struct{ name, kind string }{
 		"/{$}":      {"page.html", "text/html; charset=utf-8"},

@@ -1,6 +1,4 @@
-// Package metrics shows what tokenwatch counts to Prometheus, and whether it is
-// well.
-package metrics
+package web
 
 import (
 	"fmt"
@@ -13,25 +11,43 @@ import (
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch"
 )
 
-// Rule is a rule of which alerts may be counted, with the severity that they
-// have as a rule: its series is there, as 0, before the first alert.
-type Rule struct {
+// RuleSeries is a rule of which alerts may be counted, with the severity that
+// they have as a rule: its series is there, as 0, before the first alert.
+type RuleSeries struct {
 	Name     string
 	Severity tokenwatch.Severity
 }
 
-// Handler serves the text format of Prometheus, version 0.0.4.
-func Handler(p tokenwatch.Snapshotter, version string, rules []Rule) http.Handler {
+// ListenMetrics binds /metrics and /healthz to address, host:port.
+func ListenMetrics(address string, from tokenwatch.Snapshotter, version string, rules []RuleSeries) (*Server, error) {
+	server, err := listen(address, func(string) http.Handler { return metricsHandler(from, version, rules) })
+	if err != nil {
+		return nil, fmt.Errorf("metrics: %w", err)
+	}
+	return server, nil
+}
+
+// metricsHandler is what Prometheus and health checks ask. It answers to any
+// host name, as they may use one that is not known here.
+func metricsHandler(from tokenwatch.Snapshotter, version string, rules []RuleSeries) http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", exposition(from, version, rules))
+	mux.Handle("GET /healthz", health(from))
+	return mux
+}
+
+// exposition serves the text format of Prometheus, version 0.0.4.
+func exposition(from tokenwatch.Snapshotter, version string, rules []RuleSeries) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
-		write(w, p.Snapshot(), version, rules)
+		writeMetrics(w, from.Snapshot(), version, rules)
 	})
 }
 
-// Health answers as long as the process lives and can be asked.
-func Health(p tokenwatch.Snapshotter) http.Handler {
+// health answers as long as the process lives and can be asked.
+func health(from tokenwatch.Snapshotter) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		s := p.Snapshot()
+		s := from.Snapshot()
 		last := "none"
 		if !s.LastEntry.IsZero() {
 			last = s.LastEntry.UTC().Format(time.RFC3339)
@@ -41,10 +57,10 @@ func Health(p tokenwatch.Snapshotter) http.Handler {
 	})
 }
 
-type writer struct{ b strings.Builder }
+type metricsWriter struct{ b strings.Builder }
 
-func write(w io.Writer, s tokenwatch.Snapshot, version string, rules []Rule) {
-	out := &writer{}
+func writeMetrics(w io.Writer, s tokenwatch.Snapshot, version string, rules []RuleSeries) {
+	out := &metricsWriter{}
 	out.family("tokenwatch_build_info", "gauge", "Version of tokenwatch; the value is 1.")
 	out.value("tokenwatch_build_info", 1, "version", version)
 	out.single("tokenwatch_start_time_seconds", "gauge", "When this process started.", seconds(s.Started))
@@ -71,11 +87,11 @@ func write(w io.Writer, s tokenwatch.Snapshot, version string, rules []Rule) {
 	_, _ = io.WriteString(w, out.b.String())
 }
 
-func (out *writer) alerts(s tokenwatch.Snapshot, rules []Rule) {
+func (out *metricsWriter) alerts(s tokenwatch.Snapshot, rules []RuleSeries) {
 	out.family("tokenwatch_alerts_total", "counter", "Alerts, each counted when it was new.")
-	raised := make(map[Rule]bool)
+	raised := make(map[RuleSeries]bool)
 	for _, c := range s.Alerts {
-		raised[Rule{c.Rule, c.Severity}] = true
+		raised[RuleSeries{c.Rule, c.Severity}] = true
 		out.value("tokenwatch_alerts_total", float64(c.Count), "rule", c.Rule, "severity", string(c.Severity))
 	}
 	for _, r := range rules {
@@ -100,20 +116,20 @@ func seconds(t time.Time) float64 {
 	return float64(t.UnixMilli()) / 1000
 }
 
-func (out *writer) family(name, kind, help string) {
+func (out *metricsWriter) family(name, kind, help string) {
 	fmt.Fprintf(&out.b, "# HELP %s %s\n# TYPE %s %s\n", name, help, name, kind)
 }
 
-func (out *writer) single(name, kind, help string, value float64) {
+func (out *metricsWriter) single(name, kind, help string, value float64) {
 	out.family(name, kind, help)
 	out.value(name, value)
 }
 
-var escape = strings.NewReplacer(`\`, `\\`, "\n", `\n`, `"`, `\"`)
+var escapeLabel = strings.NewReplacer(`\`, `\\`, "\n", `\n`, `"`, `\"`)
 
 // value writes a sample; labels are names and values in turn. A mount's name is
 // whatever an operator chose, so values are escaped, and made valid UTF-8.
-func (out *writer) value(name string, value float64, labels ...string) {
+func (out *metricsWriter) value(name string, value float64, labels ...string) {
 	out.b.WriteString(name)
 	for i := 0; i+1 < len(labels); i += 2 {
 		sep := byte(',')
@@ -121,7 +137,7 @@ func (out *writer) value(name string, value float64, labels ...string) {
 			sep = '{'
 		}
 		out.b.WriteByte(sep)
-		fmt.Fprintf(&out.b, `%s="%s"`, labels[i], escape.Replace(strings.ToValidUTF8(labels[i+1], "�")))
+		fmt.Fprintf(&out.b, `%s="%s"`, labels[i], escapeLabel.Replace(strings.ToValidUTF8(labels[i+1], "�")))
 	}
 	if len(labels) > 0 {
 		out.b.WriteByte('}')
