@@ -15,10 +15,10 @@ const (
 	pathOAuthServer         = ".well-known/oauth-authorization-server"
 )
 
-// metadata is the Authorization Server Metadata of RFC 8414 §2, and what OpenID
+// issuerMetadata is the Authorization Server Metadata of RFC 8414 §2, and what OpenID
 // Connect Discovery 1.0 §3 asks for besides. There is no endpoint to get a
 // token at: tokens are issued by Vault.
-type metadata struct {
+type issuerMetadata struct {
 	Issuer            string   `json:"issuer"`
 	JWKSURI           string   `json:"jwks_uri"`
 	ResponseTypes     []string `json:"response_types_supported"` // required, and there are none
@@ -59,7 +59,7 @@ func (b *tokensBackend) pathDiscoveryRead(ctx context.Context, req *logical.Requ
 	if err != nil {
 		return nil, err
 	}
-	body, err := json.Marshal(metadata{
+	body, err := json.Marshal(issuerMetadata{
 		Issuer:            c.Issuer,
 		JWKSURI:           c.Issuer + "/jwks",
 		ResponseTypes:     []string{},
