@@ -75,8 +75,8 @@ func newBackend(ctx context.Context, conf *logical.BackendConfig, clock func() t
 	return b, nil
 }
 
-// HandleRequest refuses what no handler should see, and translates the errors
-// of callers into a 400.
+// HandleRequest refuses what no handler should see, and turns the mistakes of
+// callers into a 400.
 func (b *tokensBackend) HandleRequest(ctx context.Context, req *logical.Request) (resp *logical.Response, err error) {
 	defer b.guard(req, &err)
 	if err := b.checkRequest(req); err != nil {
@@ -89,8 +89,8 @@ func (b *tokensBackend) HandleRequest(ctx context.Context, req *logical.Request)
 	return resp, nil
 }
 
-// HandleExistenceCheck tells a create from an update. It looks at the path
-// alone: what is wrong with the body is for HandleRequest to say.
+// HandleExistenceCheck distinguishes a create from an update. It looks at the
+// path alone; HandleRequest reports what is wrong with the body.
 func (b *tokensBackend) HandleExistenceCheck(ctx context.Context, req *logical.Request) (checkFound, exists bool, err error) {
 	defer b.guard(req, &err)
 	if !strings.HasPrefix(req.Path, "roles/") && !strings.HasPrefix(req.Path, "keys/") {
@@ -117,9 +117,9 @@ func (b *tokensBackend) refuse(req *logical.Request, err error) (*logical.Respon
 	if !errors.As(err, &mistake) {
 		return nil, err
 	}
-	// Errors stand in the log and in the audit log in clear, and a caller may
-	// have put a token where something else belongs.
-	if !b.unauthenticated(req.Path) { // who needs no token must not fill the log
+	// Error text appears in clear in both logs, and a caller may have put a token
+	// where something else belongs.
+	if !b.unauthenticated(req.Path) { // anonymous callers must not fill the log
 		b.Logger().Info("request refused", "operation", req.Operation, "field", format.Redact(mistake.Field), "reason", format.Redact(mistake.Problem))
 	}
 	if req.Operation == logical.RenewOperation {
@@ -153,8 +153,8 @@ func (b *tokensBackend) periodic(ctx context.Context, req *logical.Request) erro
 
 const backendHelp = `
 The tokens secrets engine issues API keys, bearer tokens and JWTs for your own
-APIs. Each is scoped, has a TTL, stands under a Vault lease, and stops working
-when that lease is revoked or ends.
+APIs. Each is scoped, has a TTL and a Vault lease, and stops working when that
+lease is revoked or ends.
 
 An operator writes roles (roles/<name>), an application reads tokens
 (creds/<role>), and an API verifies them (introspect, or jwks for JWTs).

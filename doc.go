@@ -4,27 +4,27 @@
 // # A token's journey
 //
 // An operator writes a role. The door path_roles.go reads the fields, and
-// Engine.ChangeRole (backend/roles.go) holds the result against the mount's
-// configuration: role.Validate says what a role may be.
+// Engine.ChangeRole (backend/roles.go) checks the result: Role.Validate
+// (backend/role) says what a role may be.
 //
 // An application reads creds/<role>. path_creds.go asks Tokens.Issue
 // (backend/token/issue.go), which grants scopes, audience, metadata and TTL
-// within the role. An opaque token is drawn at random and its record stored,
-// with a hash in place of the secret. A JWT is signed by a key of
-// backend/keyring and gets a bit in a list of backend/statuslist; nothing is
-// stored of it. The answer carries a lease, whose internal data
-// (secret_token.go) is all that renewing or revoking will need.
+// within the role. An opaque token is drawn at random, and its record
+// (backend/token/record.go) is stored, with a hash in place of the secret. A JWT
+// is signed by a key of backend/keyring and gets a bit in a list of
+// backend/statuslist; it has no record. The answer carries a lease, whose internal
+// data (secret_token.go) is all that renewing or revoking needs.
 //
 // An API server introspects it. path_introspect.go asks Tokens.Introspect,
-// which finds the record or verifies the signature (backend/token/find.go),
-// and holds the token against the checks that were asked for. Or the server
-// verifies a JWT by itself, with the key set (path_jwks.go) and the signed
-// status list (path_status.go); verify/format has the formats that both speak.
+// which finds the record or verifies the signature (backend/token/find.go), and
+// makes the checks that were asked for. response.go shapes the answer. Or the
+// server verifies a JWT by itself, with the key set (path_jwks.go) and the signed
+// status list (path_status.go); verify/format has the formats that both use.
 //
 // Vault revokes the lease, or somebody revokes the token (path_revoke.go,
 // path_tokens.go): the record is deleted, or the JWT's bit set
-// (backend/token/revoke.go). What only time ends is removed once a minute
-// (backend/tidy.go).
+// (backend/token/revoke.go). backend/tidy.go, once a minute, removes what expired
+// without a lease.
 //
 // # The map
 //

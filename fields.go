@@ -47,8 +47,8 @@ func listFields(description string) map[string]*framework.FieldSchema {
 	return map[string]*framework.FieldSchema{"keys": field(framework.TypeStringSlice, description)}
 }
 
-// tokenFields declare what is shown of a token, but for the token itself; see
-// tokenData.
+// tokenFields declare what an answer shows of a token, without the token itself;
+// see tokenData.
 func tokenFields() map[string]*framework.FieldSchema {
 	return map[string]*framework.FieldSchema{
 		"token_id":   field(framework.TypeString, "Public id of the token."),

@@ -7,8 +7,8 @@ import (
 
 // What several doors log. No line holds a token, or what a caller typed.
 
-// logEnded logs the end of a token. Vault's audit log has no entry for a
-// lease that expires, so that this line is the only trace of it.
+// logEnded logs the end of a token. Vault's audit log has no entry for a lease
+// that expires, so this line is the only trace of it.
 func (b *tokensBackend) logEnded(ended *token.Ended, err error) {
 	switch {
 	case err != nil || ended == nil:

@@ -13,11 +13,11 @@ import (
 
 func configFields() map[string]*framework.FieldSchema {
 	return map[string]*framework.FieldSchema{
-		"issuer":               field(framework.TypeString, "Public URL of this mount, such as https://vault.example.com/v1/tokens. Needed before a JWT can be issued. https, or http for a loopback host."),
-		"allowed_scopes":       field(framework.TypeCommaStringSlice, "Ceiling over all roles: no other scope is ever issued. * stands for any run of characters. Default *; empty allows nothing."),
+		"issuer":               field(framework.TypeString, "Public URL of this mount, such as https://vault.example.com/v1/tokens. Required to issue JWTs. https, or http for a loopback host."),
+		"allowed_scopes":       field(framework.TypeCommaStringSlice, "Ceiling over all roles: no other scope is ever issued. * matches any run of characters. Default *; empty allows nothing."),
 		"max_ttl":              field(framework.TypeDurationSecond, "Ceiling over all roles: no token lives longer. Default 0: Vault's own maximum."),
-		"status_list_ttl":      field(framework.TypeDurationSecond, "For how long a verifier may use a copy of a status list before it fetches a new one, and so how late it learns of a revocation. Default 5s."),
-		"status_list_lifetime": field(framework.TypeDurationSecond, "For how long a verifier may use a copy while it cannot fetch a new one. Default 1h."),
+		"status_list_ttl":      field(framework.TypeDurationSecond, "How long a verifier may use a copy of a status list before it fetches a new one, and so the longest time until it notices a revocation. Default 5s."),
+		"status_list_lifetime": field(framework.TypeDurationSecond, "How long a verifier may use a copy while it cannot fetch a new one. Default 1h."),
 	}
 }
 

@@ -15,9 +15,9 @@ const (
 	pathOAuthServer         = ".well-known/oauth-authorization-server"
 )
 
-// issuerMetadata is the Authorization Server Metadata of RFC 8414 §2, and what OpenID
-// Connect Discovery 1.0 §3 asks for besides. There is no endpoint to get a
-// token at: tokens are issued by Vault.
+// issuerMetadata is the Authorization Server Metadata of RFC 8414 §2, and what
+// OpenID Connect Discovery 1.0 §3 requires in addition. There is no token
+// endpoint: Vault issues the tokens.
 type issuerMetadata struct {
 	Issuer            string   `json:"issuer"`
 	JWKSURI           string   `json:"jwks_uri"`

@@ -16,7 +16,7 @@ func (b *tokensBackend) pathIntrospect() []*framework.Path {
 		Pattern: "introspect",
 		Fields: map[string]*framework.FieldSchema{
 			"token":           secretField("The token to verify."),
-			"client_ip":       field(framework.TypeString, "Address that the token was presented from, held against its bound_cidrs. Without it, a token that is bound to networks is inactive."),
+			"client_ip":       field(framework.TypeString, "Address that the token was presented from, checked against its bound_cidrs. Without it, a token that is bound to networks is inactive."),
 			"required_scopes": field(framework.TypeCommaStringSlice, "Scopes that the token must have."),
 			"audience":        field(framework.TypeString, "API that must be among the token's audiences."),
 		},
@@ -25,12 +25,12 @@ func (b *tokensBackend) pathIntrospect() []*framework.Path {
 			// revocation was acknowledged.
 			logical.UpdateOperation: forwarded(b.pathIntrospectWrite, "Verify a token.", responds(http.StatusOK, introspectionFields())),
 		},
-		HelpSynopsis: "Tell whether a token is active, and what it may do (RFC 7662).",
+		HelpSynopsis: "Whether a token is active, and what it may do (RFC 7662).",
 		HelpDescription: `
 The answer for a token that is unknown, malformed, expired or revoked is the
 same: active=false and nothing else. A live token that fails a check which was
 asked for is inactive too; scope_failed, audience_failed or client_ip_failed
-tell which.`,
+names the check.`,
 	}}
 }
 

@@ -18,8 +18,8 @@ import (
 func (b *tokensBackend) pathKeys() []*framework.Path {
 	name := field(framework.TypeString, "Name of the key. Case matters.")
 	algorithm := field(framework.TypeString, "Signature algorithm: "+strings.Join(keyring.AlgorithmNames(), ", ")+". Default ES256. Cannot change.")
-	period := field(framework.TypeDurationSecond, "How often the key is rotated by itself, at least 10m. Default 0: on demand only.")
-	allowed := field(framework.TypeCommaStringSlice, "Roles that may use the key. * stands for any run of characters. Default *; empty allows none.")
+	period := field(framework.TypeDurationSecond, "How often the key is rotated automatically, at least 10m. Default 0: on demand only.")
+	allowed := field(framework.TypeCommaStringSlice, "Roles that may use the key. * matches any run of characters. Default *; empty allows none.")
 	write := forwarded(b.pathKeysWrite, "Create or change a signing key.", responds(http.StatusNoContent, nil))
 	return []*framework.Path{
 		{
@@ -44,9 +44,9 @@ func (b *tokensBackend) pathKeys() []*framework.Path {
 				logical.UpdateOperation: forwarded(b.pathKeysRotate, "Rotate a signing key now.", responds(http.StatusOK, map[string]*framework.FieldSchema{
 					"kid":       field(framework.TypeString, "Id of the version that signs now."),
 					"next_kid":  field(framework.TypeString, "Id of the version that is published to sign next."),
-					"retired":   field(framework.TypeString, "Id of the version that does not sign any more, and stays published until not_after."),
+					"retired":   field(framework.TypeString, "Id of the version that no longer signs, and stays published until not_after."),
 					"not_after": field(framework.TypeString, "When the last token that the retired version signed has expired (RFC 3339)."),
-					"dropped":   field(framework.TypeStringSlice, "Ids of versions that are not published any more."),
+					"dropped":   field(framework.TypeStringSlice, "Ids of versions that are no longer published."),
 				})),
 			},
 			HelpSynopsis: "Rotate a signing key now.",
@@ -70,7 +70,7 @@ all that they signed.`,
 						"algorithm":       algorithm,
 						"rotation_period": period,
 						"allowed_roles":   allowed,
-						"next_rotation":   field(framework.TypeString, "When it is rotated by itself, if it is (RFC 3339)."),
+						"next_rotation":   field(framework.TypeString, "When it is rotated automatically, if it is (RFC 3339)."),
 						"created_at":      field(framework.TypeString, "When the key was created (RFC 3339)."),
 						"versions":        field(framework.TypeSlice, "Versions, oldest first: version, kid, state, created_at, public_key (PEM), and not_after once retired."),
 					}),

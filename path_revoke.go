@@ -30,7 +30,7 @@ section 2.2). The token's lease stays until it ends, and then does nothing.`,
 func (b *tokensBackend) pathRevokeWrite(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
 	presented := format.Secret(data.Get("token").(string))
 	if presented == "" {
-		return nil, usererror.Field("token", "is needed: the token to revoke")
+		return nil, usererror.Field("token", "is required: the token to revoke")
 	}
 	ended, err := b.engine.Tokens.RevokePossessed(ctx, req.Storage, presented)
 	b.logEnded(ended, err)

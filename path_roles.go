@@ -64,7 +64,7 @@ func durationField(name, description string, at func(*role.Role) *time.Duration)
 
 // roleFields are all fields of a role but its name and token_type.
 var roleFields = []roleField{
-	listField("allowed_scopes", "Scopes that tokens of the role may have. * stands for any run of characters. Empty allows none.",
+	listField("allowed_scopes", "Scopes that tokens of the role may have. * matches any run of characters. Empty allows none.",
 		func(r *role.Role) *[]string { return &r.AllowedScopes }),
 	listField("default_scopes", "Scopes of a token when none are asked for; each must be allowed.",
 		func(r *role.Role) *[]string { return &r.DefaultScopes }),
@@ -111,14 +111,14 @@ var roleFields = []roleField{
 		func(r *role.Role) *map[string]string { return &r.Metadata },
 		func(v map[string]string) (map[string]string, error) { return v, nil },
 		func(v map[string]string) any { return stringMap(v) }),
-	plainField("generate_lease", field(framework.TypeBool, "Whether tokens stand under a Vault lease, and so end with the Vault login that asked for them. Default true."),
+	plainField("generate_lease", field(framework.TypeBool, "Whether tokens have a Vault lease, and so end with the Vault login that asked for them. Default true."),
 		func(r *role.Role) *bool { return &r.GenerateLease }),
 }
 
 // roleFieldSchemas declares a role's fields, as read or written.
 func roleFieldSchemas() map[string]*framework.FieldSchema {
 	schemas := map[string]*framework.FieldSchema{
-		"token_type": field(framework.TypeString, "What the role issues: api_key, bearer or jwt. Needed to create a role; cannot change."),
+		"token_type": field(framework.TypeString, "What the role issues: api_key, bearer or jwt. Required to create a role; cannot change."),
 	}
 	for _, f := range roleFields {
 		schemas[f.name] = f.schema
@@ -163,7 +163,7 @@ func (b *tokensBackend) pathRoles() []*framework.Path {
 			HelpSynopsis: "What tokens of a role may do, and for how long they live.",
 			HelpDescription: `
 A write changes only the fields that it names. Tokens that were issued keep what
-they have, but a renewal is held against the role as it then is.
+they have, but a renewal is checked against the role as it is then.
 
 Deleting a role stops issue and renewal. It does not revoke tokens: those end
 with their leases. Revoke them with: vault lease revoke -prefix <mount>/creds/<name>`,
@@ -267,7 +267,7 @@ func setRoleFields(r *role.Role, named map[string]any, data *framework.FieldData
 	return nil
 }
 
-// warnCapped tells which of a role's times will be cut by a lower maximum.
+// warnCapped warns of lifetimes of a role that a lower maximum will cut.
 func (b *tokensBackend) warnCapped(r *role.Role, ceiling time.Duration) *logical.Response {
 	var warnings []string
 	warn := func(name string, value, limit time.Duration, whose string) {

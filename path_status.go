@@ -24,8 +24,8 @@ func (b *tokensBackend) pathStatus() []*framework.Path {
 		HelpSynopsis: "A Token Status List (draft-ietf-oauth-status-list): which JWTs are revoked.",
 		HelpDescription: `
 Needs no Vault token. The body is a signed JWT (typ statuslist+jwt) that holds
-one bit for each token of a role; a token's status claim tells which list and
-which bit is its own. The list is new at once after a revocation.`,
+one bit for each token of a role; a token's status claim names its list and its
+bit. A revocation changes the list at once.`,
 	}}
 }
 

@@ -52,7 +52,7 @@ func (b *tokensBackend) checkRequest(req *logical.Request) error {
 	case logical.CreateOperation, logical.UpdateOperation, logical.PatchOperation:
 	case logical.ReadOperation, logical.ListOperation, logical.DeleteOperation:
 		if b.unauthenticated(req.Path) {
-			req.Data = nil // such as a parameter that is there to avoid a cache
+			req.Data = nil // such as a parameter that avoids a cache
 			return nil
 		}
 	default:
@@ -97,7 +97,7 @@ func unknownField(name string, operation logical.Operation, path *framework.Path
 	}
 	known := slices.Sorted(maps.Keys(body))
 	if len(known) == 0 {
-		return usererror.Field(name, "is not a field here; this path takes none")
+		return usererror.Field(name, "is not a field here; this path has none")
 	}
 	return usererror.Field(name, "is not a field here; known are %s", strings.Join(known, ", "))
 }
@@ -180,8 +180,8 @@ func checkDuration(name string, value any) (any, error) {
 	return int(d / time.Second), nil
 }
 
-// checkBool takes true and false, and their text, as the command line sends it.
-// The framework would take any number but zero for true.
+// checkBool accepts true and false, and their text, as the command line sends it.
+// The framework would read any number but zero as true.
 func checkBool(name string, value any) (any, error) {
 	switch value {
 	case true, "true":
@@ -227,7 +227,7 @@ func wholeNumber(value any) (float64, bool) {
 	return n, n == math.Trunc(n) // false for NaN
 }
 
-// checkObject takes a JSON object, or its text, as the command line sends it.
+// checkObject accepts a JSON object, or its text, as the command line sends it.
 func checkObject(name string, value any) (any, error) {
 	mistake := usererror.Field(name, "must be a JSON object")
 	if s, ok := value.(string); ok {
@@ -245,8 +245,8 @@ func checkObject(name string, value any) (any, error) {
 	return value, nil
 }
 
-// checkPairs takes what has strings for values: the framework would turn others
-// into strings of its own making.
+// checkPairs accepts only strings as values: the framework would turn others into
+// strings of its own making.
 func checkPairs(name string, value any) error {
 	object, ok := value.(map[string]any)
 	if !ok {

@@ -17,7 +17,7 @@ import (
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/token"
 )
 
-// tokenData is what is shown of a token, but for the token itself.
+// tokenData is what an answer shows of a token, without the token itself.
 func tokenData(r *token.Record) map[string]any {
 	data := map[string]any{
 		"token_id":   r.ID,
@@ -38,8 +38,8 @@ func tokenData(r *token.Record) map[string]any {
 	return data
 }
 
-// introspectionData is the answer to an introspection (RFC 7662 §2.2). Of a
-// token that is not live it says nothing but that.
+// introspectionData is the answer to an introspection (RFC 7662 §2.2). For a token
+// that is not live it is active=false and nothing else.
 func introspectionData(answer *token.Answer) map[string]any {
 	data := map[string]any{"active": answer.Active}
 	if answer.ID == "" {
@@ -84,7 +84,7 @@ func introspectionData(answer *token.Answer) map[string]any {
 	return data
 }
 
-// rfc3339 is a time as answers have it.
+// rfc3339 formats a time for an answer.
 func rfc3339(t time.Time) string { return t.UTC().Format(time.RFC3339) }
 
 func prefixStrings(prefixes []netip.Prefix) []string {
@@ -103,14 +103,14 @@ func stringMap(m map[string]string) map[string]any {
 	return shown
 }
 
-// keySetMaxAge is for how long a key set may be cached. It varies, so that
-// verifiers which started together do not fetch together for ever.
+// keySetMaxAge is how long a key set may be cached. It varies, so that verifiers
+// that started together do not go on fetching together.
 func keySetMaxAge() time.Duration {
 	return keyring.MaxCacheTime - rand.N(keyring.MaxCacheTime/5)
 }
 
-// raw answers with a body that Vault passes on as it is. The entity tag works
-// where the mount passes ETag and If-None-Match; all works without.
+// raw answers with a body that Vault passes on as it is. The entity tag has an
+// effect only if the mount is tuned to pass ETag and If-None-Match.
 func raw(req *logical.Request, contentType string, maxAge time.Duration, body []byte) *logical.Response {
 	digest := sha256.Sum256(body)
 	tag := `"` + base64.RawURLEncoding.EncodeToString(digest[:16]) + `"`

@@ -32,7 +32,7 @@ const (
 	leaseIndex     = "status_index"
 )
 
-// leaseData is all that renewing or revoking the token will need.
+// leaseData is all that renewing or revoking the token needs.
 func leaseData(issued *token.Issued) map[string]any {
 	data := map[string]any{leaseTokenID: issued.ID, leaseRole: issued.Role}
 	if issued.TokenType == role.JWT {
@@ -64,8 +64,8 @@ func (b *tokensBackend) renewOpaque(ctx context.Context, req *logical.Request, _
 	}
 	b.Logger().Info("token renewed", "token_id", id, "role", renewed.Record.Role, "token_type", renewed.Record.TokenType,
 		"expires_at", renewed.Record.ExpiresAt.Format(time.RFC3339))
-	// Without data: what Vault keeps of the lease's answer, and so its copy of
-	// the token, is dropped with the first renewal.
+	// Without data, so that Vault drops the answer that it stored with the lease,
+	// and its copy of the token, with the first renewal.
 	resp := &logical.Response{Secret: req.Secret}
 	resp.Secret.TTL = renewed.TTL
 	resp.Secret.MaxTTL = renewed.MaxTTL

@@ -8,15 +8,15 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 )
 
-// systemCacheTime is how long the answers of Vault's system view are kept.
+// systemCacheTime is how long an answer of Vault's system view is cached.
 const systemCacheTime = time.Second
 
-// cachedSystem keeps what every request asks Vault for and what hardly ever
-// changes: each question is a call from the plugin's process to Vault's, as
-// dear as a read of the storage.
+// cachedSystem caches values that every request needs and that seldom change.
+// Each lookup is a round trip between the plugin's process and Vault's, like a
+// storage read.
 //
-// A lease is still clipped by Vault itself, so that a maximum which was lowered
-// within the last second cannot keep a leased token alive.
+// Vault still clips every lease itself, so a maximum that was lowered within the
+// last second cannot keep a leased token alive.
 type cachedSystem struct {
 	logical.SystemView
 	replication timed[consts.ReplicationState]

@@ -20,7 +20,7 @@ type RoleChange struct {
 
 // ChangeRole stores what change makes of a role, if that is valid. If there is
 // no such role, it begins with the one that create returns. A key that was made
-// is returned beside an error too.
+// is returned even with an error.
 func (e *Engine) ChangeRole(ctx context.Context, storage logical.Storage, name string, create func() (*role.Role, error), change func(r *role.Role, created bool) error) (*RoleChange, error) {
 	defer e.Roles.Lock(name)()
 	old, err := e.Roles.Get(ctx, storage, name)

@@ -28,10 +28,10 @@ type Config struct {
 	AllowedScopes []string `json:"allowed_scopes"`
 	// MaxTTL bounds every token's life; zero leaves that to Vault.
 	MaxTTL time.Duration `json:"max_ttl"`
-	// StatusListTTL is for how long a verifier may use a copy of a status list
-	// before it asks for a new one, and so how late it learns of a revocation.
+	// StatusListTTL is how long a verifier may use a copy of a status list before
+	// it fetches a new one. A revocation is noticed after that time at the latest.
 	StatusListTTL time.Duration `json:"status_list_ttl"`
-	// StatusListLifetime is for how long it may use a copy when it cannot ask.
+	// StatusListLifetime is how long it may use a copy while it cannot fetch.
 	StatusListLifetime time.Duration `json:"status_list_lifetime"`
 }
 
@@ -60,7 +60,7 @@ func (c *Config) Validate() error {
 }
 
 // cleanIssuer checks an issuer by the rules of RFC 8414 §2: https, no query,
-// no fragment. Plain http is taken for a loopback host, for development.
+// no fragment. Plain http is accepted for a loopback host, for development.
 func cleanIssuer(issuer string) (string, error) {
 	if issuer == "" {
 		return "", nil

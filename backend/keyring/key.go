@@ -16,7 +16,7 @@ import (
 	"github.com/ryanuber/go-glob"
 )
 
-// State is where a key version stands in its life.
+// State is a stage in the life of a key version.
 type State string
 
 // A version is published as next before it signs, and stays published as
@@ -44,7 +44,7 @@ type Version struct {
 	Algorithm string    `json:"algorithm"`
 	State     State     `json:"state"`
 	CreatedAt time.Time `json:"created_at"` // and published since
-	// SigningSince is when it began to sign.
+	// SigningSince is when the version began to sign.
 	SigningSince time.Time `json:"signing_since,omitzero"`
 	// SignedUntil bounds what the version has signed: none of it expires later.
 	SignedUntil time.Time `json:"signed_until,omitzero"`
@@ -187,7 +187,7 @@ func (v *Version) Sign(typ string, claims jwt.Claims) (string, error) {
 	return signed, nil
 }
 
-// Expired reports whether a retired version need not be published any more.
+// Expired reports whether a retired version need no longer be published.
 func (v *Version) Expired(now time.Time) bool {
 	return v.State == Retired && !now.Before(v.NotAfter)
 }

@@ -21,15 +21,15 @@ import (
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/usererror"
 )
 
-// StoragePrefix is where keys lie; it is seal-wrapped where the seal supports it.
+// StoragePrefix is where keys are stored; it is seal-wrapped if the seal supports it.
 const StoragePrefix = "key/"
 
-// reserveAhead is how far ahead of need SignedUntil is written, so that signing
-// writes storage once per step and not once per token.
+// reserveAhead is how far beyond the need SignedUntil is written, so that signing
+// writes storage once in that time and not once per token.
 const reserveAhead = 10 * time.Minute
 
-// MinRotationPeriod leaves verifiers the time to fetch a key before it signs:
-// it is above the longest time that a key set may be cached for.
+// MinRotationPeriod gives verifiers time to fetch a key before it signs: it is
+// longer than a key set may be cached.
 const MinRotationPeriod = 2 * MaxCacheTime
 
 // MaxCacheTime bounds how long a verifier may keep the key set.
@@ -90,8 +90,8 @@ func (k *Keyring) Get(ctx context.Context, storage logical.Storage, name string)
 	return r.keys[name], nil
 }
 
-// Published returns the version with this kid, or nil if it is not published
-// (any more).
+// Published returns the version with this kid, or nil if it is not, or no longer,
+// published.
 func (k *Keyring) Published(ctx context.Context, storage logical.Storage, id string) (*Version, error) {
 	r, err := k.load(ctx, storage)
 	if err != nil {
@@ -132,7 +132,7 @@ type Settings struct {
 
 func (s *Settings) validate() error {
 	if p := s.RotationPeriod; p != nil && *p != 0 && *p < MinRotationPeriod {
-		return usererror.Field("rotation_period", "must be 0 (rotate on demand only) or at least %s, so that verifiers see a key before it signs", MinRotationPeriod)
+		return usererror.Field("rotation_period", "must be 0 (rotate on demand only) or at least %s, so that verifiers can fetch a key before it signs", MinRotationPeriod)
 	}
 	if s.AllowedRoles != nil {
 		if len(*s.AllowedRoles) > maxAllowedRoles {
@@ -140,7 +140,7 @@ func (s *Settings) validate() error {
 		}
 		for _, pattern := range *s.AllowedRoles {
 			if !rolePattern.MatchString(pattern) {
-				return usererror.Field("allowed_roles", "%q is not a role's name; * stands for any run of characters", pattern)
+				return usererror.Field("allowed_roles", "%q is not a role's name; * matches any run of characters", pattern)
 			}
 		}
 	}
@@ -220,8 +220,8 @@ func (k *Keyring) Delete(ctx context.Context, storage logical.Storage, name stri
 	return true, k.entries.Delete(ctx, storage, name)
 }
 
-// ForSigning returns the version of a key that signs, after making sure that
-// the storage knows it will sign a token which lives until expires.
+// ForSigning returns the version of a key that signs. Before that it makes sure
+// that the storage has SignedUntil at expires or later.
 func (k *Keyring) ForSigning(ctx context.Context, storage logical.Storage, name, role string, expires time.Time) (*Version, error) {
 	key, err := k.Usable(ctx, storage, name, role)
 	if err != nil {
@@ -266,7 +266,7 @@ func (k *Keyring) extendHorizon(ctx context.Context, storage logical.Storage, na
 	return version, k.put(ctx, storage, key)
 }
 
-// put writes a key. What is in memory of the others stays.
+// put writes a key. Other keys stay in memory.
 func (k *Keyring) put(ctx context.Context, storage logical.Storage, key *Key) error {
 	if err := k.entries.Put(ctx, storage, key.Name, key); err != nil {
 		k.ring.Drop() // the storage may hold either

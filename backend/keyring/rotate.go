@@ -10,7 +10,7 @@ import (
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/usererror"
 )
 
-// Rotation tells what a rotation did.
+// Rotation is what a rotation did.
 type Rotation struct {
 	Key       *Key
 	Rotated   bool // false if versions were dropped and that is all
@@ -24,8 +24,8 @@ type Rotation struct {
 // Rotate lets the next version sign, retires the one that did, and publishes a
 // new next one. All of it takes effect with one write, or none of it.
 //
-// minPublished is for how long at least a retired version stays published, for what
-// was signed with it besides tokens.
+// A retired version stays published for at least minPublished, because it has
+// signed more than tokens.
 func (k *Keyring) Rotate(ctx context.Context, storage logical.Storage, name string, minPublished time.Duration) (*Rotation, error) {
 	return k.rotate(ctx, storage, name, func(key *Key, a algorithm, now time.Time) (*Rotation, error) {
 		return k.advance(key, a, now, minPublished)
@@ -48,8 +48,8 @@ func (k *Keyring) EmergencyRotate(ctx context.Context, storage logical.Storage, 
 	})
 }
 
-// RotateDue rotates the keys whose time has come and drops retired versions
-// that nothing needs any more. It reports the rotations.
+// RotateDue rotates the keys that are due and drops retired versions that are no
+// longer needed. It returns the rotations.
 func (k *Keyring) RotateDue(ctx context.Context, storage logical.Storage, minPublished time.Duration) ([]*Rotation, error) {
 	r, err := k.load(ctx, storage)
 	if err != nil {
@@ -95,8 +95,8 @@ func (k *Keyring) due(key *Key) bool {
 	return false
 }
 
-// rotate applies a change to what the storage holds of a key. If the write
-// fails, the old versions go on.
+// rotate changes a key as it is in the storage. If the write fails, the old
+// versions stay in use.
 func (k *Keyring) rotate(ctx context.Context, storage logical.Storage, name string, change func(*Key, algorithm, time.Time) (*Rotation, error)) (*Rotation, error) {
 	k.changes.Lock()
 	defer k.changes.Unlock()
@@ -127,7 +127,7 @@ func (k *Keyring) rotate(ctx context.Context, storage logical.Storage, name stri
 
 func (k *Keyring) advance(key *Key, a algorithm, now time.Time, minPublished time.Duration) (*Rotation, error) {
 	if len(key.Versions) >= maxVersions {
-		return nil, usererror.Field("name", "key %q has %d versions whose tokens still live; rotate it less often, or in an emergency with emergency=true", key.Name, len(key.Versions))
+		return nil, usererror.Field("name", "key %q has %d versions whose tokens are still live; rotate it less often, or in an emergency with emergency=true", key.Name, len(key.Versions))
 	}
 	signing, err := key.Signing()
 	if err != nil {
@@ -138,7 +138,7 @@ func (k *Keyring) advance(key *Key, a algorithm, now time.Time, minPublished tim
 		return nil, err
 	}
 	signing.State = Retired
-	// Fixed now, by what was signed, and not by settings that may change.
+	// Fixed now, from what was signed: settings may change later.
 	signing.NotAfter = later(signing.SignedUntil, now.Add(minPublished))
 	next.State, next.SigningSince = Signing, now
 	if err := key.addVersion(a, Next, now); err != nil {
@@ -147,7 +147,7 @@ func (k *Keyring) advance(key *Key, a algorithm, now time.Time, minPublished tim
 	return &Rotation{Rotated: true, Retired: signing, Published: now.Sub(next.CreatedAt)}, nil
 }
 
-// dropExpired removes the retired versions that nothing needs any more.
+// dropExpired removes the retired versions that are no longer needed.
 func (k *Key) dropExpired(now time.Time) (dropped []*Version) {
 	kept := k.Versions[:0:0]
 	for _, v := range k.Versions {

@@ -1,5 +1,4 @@
-// Package role holds what operators decide about tokens: of which kind, with
-// which scopes, for how long.
+// Package role has what operators decide about tokens: type, scopes, lifetime.
 package role
 
 import (
@@ -49,7 +48,7 @@ const (
 	maxMetadataKey   = 128
 	maxMetadataValue = 512
 	maxClaimsBytes   = 8 * 1024
-	maxClaimsNesting = 32 // some JSON parsers take no more
+	maxClaimsNesting = 32 // some JSON parsers accept no more
 	maxLeeway        = 5 * time.Minute
 )
 
@@ -271,7 +270,7 @@ func ValidateMetadata(field string, metadata map[string]string) error {
 	return nil
 }
 
-// validateTypeFields checks the fields that only some kinds have.
+// validateTypeFields checks the fields that only some token types have.
 func (r *Role) validateTypeFields() error {
 	if r.TokenType.Opaque() {
 		return r.validateOpaque()
@@ -389,23 +388,23 @@ func CheckClaimNames(field string, names []string) error {
 		case name == "" || !printable(name):
 			return usererror.Field(field, "a claim's name must be text")
 		case slices.ContainsFunc(reservedClaims, func(reserved string) bool { return strings.EqualFold(reserved, name) }):
-			// Whatever its case: there are verifiers that do not tell them apart.
+			// In any case: some verifiers do not distinguish upper and lower case.
 			return usererror.Field(field, "%q is reserved: the engine sets it (reserved are %s)", name, strings.Join(reservedClaims, ", "))
 		}
 	}
 	return nil
 }
 
-// printable reports whether s is valid text without characters that could
-// garble a log line or a terminal: controls, line separators, and what changes
-// the direction of writing.
+// printable reports whether s is valid UTF-8 without characters that could garble
+// a log line or a terminal: controls, line separators, and changes of the writing
+// direction.
 func printable(s string) bool {
 	return utf8.ValidString(s) && !strings.ContainsFunc(s, func(c rune) bool {
 		return unicode.IsControl(c) || unicode.In(c, unicode.Bidi_Control, unicode.Zl, unicode.Zp)
 	})
 }
 
-// clip shortens what is repeated to the caller.
+// clip shortens a value that an error repeats to the caller.
 func clip(s string) string {
 	const most = 64
 	if len(s) <= most {

@@ -1,5 +1,4 @@
-// Package scope checks OAuth 2.0 scopes and the allow-lists they are held
-// against.
+// Package scope checks OAuth 2.0 scopes, and matches them against allow-lists.
 package scope
 
 import (
@@ -24,8 +23,8 @@ func Validate(field string, scopes []string) error {
 	return validate(field, scopes, false)
 }
 
-// ValidatePatterns checks an allow-list: scope-tokens in which "*" stands for
-// any run of characters.
+// ValidatePatterns checks an allow-list: scope-tokens in which "*" matches any run
+// of characters.
 func ValidatePatterns(field string, patterns []string) error {
 	return validate(field, patterns, true)
 }

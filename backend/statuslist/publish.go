@@ -14,14 +14,14 @@ import (
 
 // Settings are how lists are published.
 type Settings struct {
-	TTL      time.Duration // for how long a verifier may use a copy before it asks again
-	Lifetime time.Duration // for how long it may use one when it cannot ask
+	TTL      time.Duration // how long a verifier may use a copy before it fetches a new one
+	Lifetime time.Duration // how long it may use a copy while it cannot fetch
 }
 
 // URI returns where a list is published.
 func URI(issuer, id string) string { return issuer + "/status/" + id }
 
-// tidyMargin is for how long a list stays after its last token has expired.
+// tidyMargin is how long a list is kept after its last token has expired.
 const tidyMargin = 5 * time.Minute
 
 // published is a signed list as it is served.
@@ -34,9 +34,9 @@ type published struct {
 }
 
 // Publish returns the signed list in compact serialization, or nil if there is
-// no such list, or nothing left that could sign it. It is built when it is
-// first asked for after a change, and writes no storage, so that anybody may
-// ask. SignerOf returns the version of a key that signs now.
+// no such list, or no key left to sign it. The first request after a change
+// builds it. That writes no storage, so that anybody may ask. signerOf returns
+// the version of a key that signs now.
 func (l *Lists) Publish(ctx context.Context, storage logical.Storage, id string, settings Settings, signerOf func(key string) (*keyring.Version, error)) ([]byte, error) {
 	found, owner, err := l.lookUp(ctx, storage, id)
 	if err != nil || found == nil {
@@ -77,9 +77,9 @@ func (l *Lists) lookUp(ctx context.Context, storage logical.Storage, id string) 
 	return found, owner, nil
 }
 
-// fresh returns the signed list if it can still be served: it says what would
-// be said now, and has half its life before it. Otherwise it returns what to
-// build from.
+// fresh returns the signed list if it can still be served: nothing has changed
+// since, and half of its lifetime is left. Otherwise it returns what to build a
+// new one from.
 func (l *Lists) fresh(of *list, settings Settings, signer *keyring.Version) (body []byte, statuses *format.StatusList, version int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -124,8 +124,8 @@ func (l *Lists) Tidy(ctx context.Context, storage logical.Storage) (removed int,
 	return removed, nil
 }
 
-// takeExpired takes expired lists out of memory, so that no token can join
-// them any more, and returns their ids.
+// takeExpired removes expired lists from memory, so that no token can join them
+// any more, and returns their ids.
 func (l *Lists) takeExpired(ctx context.Context, storage logical.Storage) ([]string, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -134,7 +134,7 @@ func (l *Lists) takeExpired(ctx context.Context, storage logical.Storage) ([]str
 	}
 	var ids []string
 	for id, known := range l.byID {
-		// Some time later, so that no revocation is still under way.
+		// With a margin, for revocations that are under way.
 		if l.clock().Before(known.Until.Add(tidyMargin)) {
 			continue
 		}

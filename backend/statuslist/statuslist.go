@@ -145,8 +145,8 @@ func (l *Lists) extend(ctx context.Context, storage logical.Storage, owner Owner
 	next := current.entry
 	var block []int
 	if len(current.free) == 0 {
-		// In random order, so that an index says nothing about when its token
-		// was issued.
+		// In random order, so that an index does not show when its token was
+		// issued.
 		block = rand.Perm(min(blockSize, listSize-next.Reserved))
 		for i := range block {
 			block[i] += next.Reserved
@@ -170,8 +170,8 @@ func (l *Lists) extend(ctx context.Context, storage logical.Storage, owner Owner
 // was anything to do: not if it is revoked already, or on a list that is gone,
 // on which all tokens have expired.
 //
-// An index that was never reserved is revoked all the same: after a snapshot
-// was restored, the storage does not know what was given out since.
+// An index that was never reserved is revoked too: after a snapshot was restored,
+// the storage does not know what was given out since.
 func (l *Lists) Revoke(ctx context.Context, storage logical.Storage, ref Ref, tokenID string) (bool, error) {
 	if todo, err := l.revocable(ctx, storage, ref); err != nil || !todo {
 		return false, err
@@ -260,8 +260,8 @@ func (l *Lists) read(ctx context.Context, storage logical.Storage) (byID map[str
 			continue // removed since it was listed
 		}
 		byID[id] = read
-		// What was reserved before and not given out is lost, on purpose: it
-		// cannot be told from what was.
+		// What was reserved before and not given out is lost, on purpose: nothing
+		// distinguishes it from what was given out.
 		if newest := current[read.Owner]; read.Reserved < listSize && (newest == nil || read.CreatedAt.After(newest.CreatedAt)) {
 			current[read.Owner] = read
 		}

@@ -23,8 +23,8 @@ type Store[V any] struct {
 	loading map[string][]*load // reads of the storage under way, by name
 }
 
-// load is one read of the storage; stale says that the name changed meanwhile,
-// so that what was read must not enter the cache.
+// load is one read of the storage. It is stale if the name changed meanwhile: what
+// was read must not enter the cache then.
 type load struct{ stale bool }
 
 // New returns a store of entries, which caches at most size values.

@@ -34,8 +34,8 @@ type Caller struct {
 	Source      Source
 }
 
-// Known directives. What stands for a list or a map can only be rendered into
-// JSON; time.now only as digits.
+// Known directives. A list or a map can only be rendered into JSON; time.now
+// only as digits.
 var (
 	collection = regexp.MustCompile(`^identity\.entity\.(metadata|groups\.(names|ids)|aliases\.[^.\s]+\.(metadata|custom_metadata))$`)
 	text       = regexp.MustCompile(`^(identity\.entity\.(id|name|metadata\.\S+|aliases\.[^.\s]+\.(id|name|metadata\.\S+|custom_metadata\.\S+))|identity\.groups\.(names|ids)\.[^.]+\.(id|name|metadata\.\S+))$`)
@@ -46,7 +46,7 @@ var (
 type part struct {
 	literal   string
 	directive string
-	quoted    bool // the directive stands inside a JSON string
+	quoted    bool // the directive is inside a JSON string
 }
 
 // parse splits a template at its {{directives}}.
@@ -115,7 +115,7 @@ func CheckString(field, tmpl string) error {
 	}
 	for _, p := range parts {
 		if collection.MatchString(p.directive) {
-			return usererror.Field(field, "{{%s}} is a list or a map and cannot stand in text", p.directive)
+			return usererror.Field(field, "{{%s}} is a list or a map and cannot be rendered into text", p.directive)
 		}
 	}
 	return nil
@@ -180,7 +180,7 @@ func (r *Renderer) Object(field, tmpl string) (map[string]json.RawMessage, error
 	return renderObject(field, tmpl, func(p part) (string, error) {
 		if collection.MatchString(p.directive) {
 			if p.quoted {
-				return "", usererror.Field(field, "{{%s}} is a list or a map and cannot stand inside a string", p.directive)
+				return "", usererror.Field(field, "{{%s}} is a list or a map and cannot be rendered into a string", p.directive)
 			}
 			return r.populate(field, p.directive, identitytpl.JSONTemplating)
 		}
@@ -261,7 +261,7 @@ func (r *Renderer) lookUp(field, directive string) error {
 		return nil
 	}
 	if r.caller.EntityID == "" {
-		return usererror.Field(field, "{{%s}} needs an identity entity, which this Vault token has not (a root token has none); log in through an auth method", directive)
+		return usererror.Field(field, "{{%s}} needs an identity entity; this Vault token has none (a root token never has one), so log in through an auth method", directive)
 	}
 	entity, err := r.caller.Source.EntityInfo(r.caller.EntityID)
 	if err != nil {

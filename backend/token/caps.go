@@ -14,9 +14,9 @@ import (
 
 const capPrefix = "cap/"
 
-// caps counts the live tokens of roles with max_tokens. Each token that was
-// issued under a cap has an entry of its own, so that counting a role reads
-// what counts, and not every record of the mount.
+// caps counts the live tokens of roles with max_tokens. Each token issued under a
+// cap has an entry of its own, so that counting a role does not read every record
+// of the mount.
 type caps struct {
 	entries store.Entries[capped] // named <role>/<token id>
 	clock   func() time.Time
@@ -25,8 +25,8 @@ type caps struct {
 	live map[string]*liveTokens // by role
 }
 
-// capped is the entry of one token. It is written before the token's record,
-// and removed after it; what a crash leaves counts until it expires.
+// capped is the entry of one token. It is written before the token's record and
+// removed after it; an entry that a crash leaves counts until it expires.
 type capped struct {
 	ExpiresAt time.Time `json:"expires_at"`
 }
@@ -61,7 +61,7 @@ func (c *caps) of(role string) *liveTokens {
 	return c.live[role]
 }
 
-// forget makes the next capped issue of a role count from the storage.
+// forget makes the next capped issue of a role count the entries again.
 func (c *caps) forget(role string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -13,8 +13,8 @@ import (
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/verify/format"
 )
 
-// maxTokenLength bounds what is hashed or parsed of a presented token, in
-// bytes. No longer one is issued.
+// maxTokenLength bounds a presented token, in bytes: a longer one is neither
+// hashed nor parsed, and none is issued.
 const maxTokenLength = 64 * 1024
 
 // Reason is why a token is not active, for the log: callers learn no more than
@@ -72,7 +72,7 @@ func (t *Tokens) findOpaque(ctx context.Context, storage logical.Storage, text s
 	return found{record: record}, nil
 }
 
-// errUnknownKey says that a JWT was not signed with a published key.
+// errUnknownKey reports that a JWT was not signed with a published key.
 var errUnknownKey = errors.New("unknown key")
 
 func (t *Tokens) findJWT(ctx context.Context, storage logical.Storage, text string) (found, error) {
@@ -99,14 +99,14 @@ func (t *Tokens) findJWT(ctx context.Context, storage logical.Storage, text stri
 	return found{reason: reason, claims: claims, ref: ref, role: role}, nil
 }
 
-// signature is a JWT whose signature was found good, and the key that made it.
+// signature is a JWT with a good signature, and the key that made it.
 type signature struct {
 	claims *format.Claims
 	key    string
 }
 
-// verify checks a JWT's type and signature, once: a good signature stays good
-// for as long as its key is published. The claims are for the caller to judge.
+// verify checks a JWT's type and signature, once: a good signature stays good as
+// long as its key is published. The caller checks the claims.
 func (t *Tokens) verify(ctx context.Context, storage logical.Storage, text string) (*format.Claims, Reason, error) {
 	if strings.ContainsFunc(text, func(c rune) bool { return !isBase64URL(c) && c != '.' }) {
 		return nil, Malformed, nil // the decoder would skip line breaks

@@ -15,9 +15,9 @@ import (
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/verify/format"
 )
 
-// Introspection asks whether a token is active and fit for a use. Checks that
-// are not asked for are not made, but one: a token that is bound to networks
-// is never active without the client's address.
+// Introspection asks whether a token is active and fit for a use. Only the checks
+// that are asked for are made, with one exception: a token that is bound to
+// networks is never active without the client's address.
 type Introspection struct {
 	Token          format.Secret
 	ClientIP       *string
@@ -25,13 +25,13 @@ type Introspection struct {
 	Audience       *string // the API that asks
 }
 
-// Answer is what introspection says of a token (RFC 7662 §2.2). Of a token
-// that is not live it holds nothing but Reason, which is for the log.
+// Answer is the answer to an introspection (RFC 7662 §2.2). For a token that is
+// not live it has nothing but Reason, which is for the log.
 type Answer struct {
 	Active bool
 	Reason Reason
 
-	// Of a live token, which checks it failed; any makes it inactive.
+	// The checks that a live token failed; any of them makes it inactive.
 	ScopeFailed, AudienceFailed, ClientIPFailed bool
 
 	ID        string
@@ -90,13 +90,13 @@ func (t *Tokens) Introspect(ctx context.Context, storage logical.Storage, questi
 // zero Addr if none was given.
 func (q *Introspection) validate() (netip.Addr, error) {
 	if q.Token == "" {
-		return netip.Addr{}, usererror.Field("token", "is needed: the token to introspect")
+		return netip.Addr{}, usererror.Field("token", "is required: the token to introspect")
 	}
 	if err := scope.Validate("required_scopes", q.RequiredScopes); err != nil {
 		return netip.Addr{}, err
 	}
 	if q.Audience != nil && *q.Audience == "" {
-		// Most likely a variable that was not set, in a server that relies on it.
+		// Most likely an unset variable in a server that relies on the check.
 		return netip.Addr{}, usererror.Field("audience", "is empty; name the API that the token must be for, or leave it out")
 	}
 	if q.ClientIP == nil {

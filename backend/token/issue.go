@@ -20,8 +20,8 @@ import (
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/verify/format"
 )
 
-// Request asks for a token. A nil field asks for the role's default; others
-// can only narrow what the role gives.
+// Request asks for a token. A nil field asks for the role's default; any other
+// value can only narrow what the role gives.
 type Request struct {
 	Role     string
 	Scopes   *[]string
@@ -168,9 +168,9 @@ func claimsOf(issued *Issued, r *role.Role, issuer string, extra map[string]json
 	return claims
 }
 
-// grantScopes returns the scopes asked for, or the role's defaults. Both are
-// held against the mount's ceiling as it is now; that a role allows its
-// defaults was seen to when it was written.
+// grantScopes returns the scopes asked for, or the role's defaults. Both must be
+// within the mount's ceiling as it is now. That a role allows its defaults was
+// checked when it was written.
 func grantScopes(r *role.Role, ceilings *config.Config, asked *[]string) ([]string, error) {
 	if asked == nil {
 		if s, outside := scope.Outside(ceilings.AllowedScopes, r.DefaultScopes); outside {
@@ -253,8 +253,8 @@ func tightest(a, b time.Duration) time.Duration {
 	return a
 }
 
-// clientID tells who asked for the token: the entity, which is stable over
-// logins, or the display name of a Vault token without one.
+// clientID names who asked for the token: the entity, which is stable over
+// logins, or the display name of a Vault token without an entity.
 func clientID(caller template.Caller) string {
 	if caller.EntityID != "" {
 		return caller.EntityID
@@ -283,12 +283,12 @@ func renderClaims(r *role.Role, renderer *template.Renderer) (map[string]json.Ra
 	if err != nil {
 		return nil, err
 	}
-	// Again after rendering: a name may itself have been a template.
+	// Once more after rendering: a name may itself have been a template.
 	if err := role.CheckClaimNames("claims_template", slices.Sorted(maps.Keys(rendered))); err != nil {
 		return nil, err
 	}
 	for name, value := range claims {
-		rendered[name] = value // what is fixed stands above what is rendered
+		rendered[name] = value // fixed claims override rendered ones
 	}
 	return rendered, nil
 }

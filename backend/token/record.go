@@ -15,8 +15,8 @@ import (
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/verify/format"
 )
 
-// Record is all that is kept of an opaque token. The token cannot be made
-// from it: of the secret part it holds only the hash.
+// Record is all that is stored of an opaque token. The token cannot be rebuilt
+// from it: it has only the hash of the secret part.
 type Record struct {
 	ID          string               `json:"id"`
 	Prefix      string               `json:"prefix"`
@@ -40,8 +40,8 @@ type Record struct {
 // Live reports whether the token has not expired.
 func (r *Record) Live(now time.Time) bool { return now.Before(r.ExpiresAt) }
 
-// matches reports, in constant time, whether the record is of this token. A
-// nil record matches nothing and takes as long.
+// matches reports, in constant time, whether the record is of this token. A nil
+// record matches nothing, in the same time.
 func (r *Record) matches(t format.Opaque) bool {
 	var absent Record
 	present := 1
@@ -58,8 +58,8 @@ func (r *Record) matches(t format.Opaque) bool {
 
 const (
 	recordPrefix = "token/"
-	// shards spreads the records over folders by the last digit of their id,
-	// which is uniform, so that each folder stays small enough to be listed.
+	// shards are the folders of the records, named by the last digit of an id,
+	// which is uniform; so each folder stays small enough to be listed.
 	shards = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 	// cachedRecords bounds the records in memory. One takes about 1 KiB, and at
 	// most some 20 KiB, by the limits on what a record holds.

@@ -21,9 +21,9 @@ type Renewed struct {
 	MaxTTL time.Duration // since issue; zero: the mount's
 }
 
-// Renew extends an opaque token by increment (zero: the role's TTL), within
-// the role's maximum as it is now. It never widens what the token may do, and
-// refuses when the role would not give it any more.
+// Renew extends an opaque token by increment (zero: the role's TTL), within the
+// role's maximum as it is now. It never widens what the token may do, and refuses
+// if the role would no longer issue such a token.
 func (t *Tokens) Renew(ctx context.Context, storage logical.Storage, id string, increment time.Duration) (*Renewed, error) {
 	defer t.records.Lock(id)()
 	record, err := t.records.Read(ctx, storage, id)
@@ -64,8 +64,8 @@ func (t *Tokens) Renew(ctx context.Context, storage logical.Storage, id string, 
 	return renewed, t.records.update(ctx, storage, &extended)
 }
 
-// stillGiven refuses what a role would not give any more: an audience that it
-// lost, or use from outside the networks that it has been bound to since.
+// stillGiven refuses what a role no longer gives: an audience that it lost, or use
+// from outside the networks that it has been bound to since.
 func stillGiven(r *role.Role, record *Record) error {
 	for _, a := range record.Audience {
 		if !slices.Contains(r.Audiences, a) {

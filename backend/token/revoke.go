@@ -24,7 +24,7 @@ func (r *Record) ended(now time.Time) *Ended {
 	return &Ended{ID: r.ID, TokenType: r.TokenType, Role: r.Role, Expired: !r.Live(now)}
 }
 
-// RevokeOpaque makes an opaque token inactive. Nil says that there was nothing
+// RevokeOpaque makes an opaque token inactive. It returns nil if there was nothing
 // left to do. It needs neither the role nor a readable record.
 func (t *Tokens) RevokeOpaque(ctx context.Context, storage logical.Storage, id string) (*Ended, error) {
 	if !format.ValidID(id) {
@@ -50,8 +50,8 @@ type JWTLease struct {
 	ExpiresAt time.Time
 }
 
-// RevokeJWT makes a JWT inactive: one entry before its expiry, nothing after.
-// Nil says that it was revoked before.
+// RevokeJWT makes a JWT inactive: it writes one entry before the token's expiry,
+// nothing after. It returns nil if the token was revoked before.
 func (t *Tokens) RevokeJWT(ctx context.Context, storage logical.Storage, lease JWTLease) (*Ended, error) {
 	revoked := &Ended{ID: lease.ID, TokenType: role.JWT, Role: lease.Role}
 	if t.clock().Before(lease.ExpiresAt) {
@@ -61,15 +61,14 @@ func (t *Tokens) RevokeJWT(ctx context.Context, storage logical.Storage, lease J
 		return revoked, nil
 	}
 	if _, before, err := t.lists.Status(ctx, storage, lease.Ref); err != nil || before {
-		return nil, nil // an expired token needs nothing, whatever the storage says
+		return nil, nil // an expired token needs nothing, even if the storage fails
 	}
 	revoked.Expired = true
 	return revoked, nil
 }
 
-// RevokePossessed revokes the token that the caller holds. Nil says that it is
-// no token of this mount that is live or will be, which is no error (RFC 7009
-// §2.2).
+// RevokePossessed revokes the token that the caller holds. It returns nil if that
+// is no token of this mount, or has ended, which is no error (RFC 7009 §2.2).
 func (t *Tokens) RevokePossessed(ctx context.Context, storage logical.Storage, token format.Secret) (*Ended, error) {
 	presented, err := t.find(ctx, storage, token)
 	switch {

@@ -16,7 +16,7 @@ import (
 const (
 	IDLength       = 22 // 128 random bits
 	secretLength   = 43 // 256 random bits
-	checksumLength = 6  // CRC-32 (IEEE) of all that stands before it
+	checksumLength = 6  // CRC-32 (IEEE) of all that precedes it
 
 	// MaxPrefixLength bounds the prefix of an opaque token.
 	MaxPrefixLength = 32
@@ -29,8 +29,8 @@ const (
 // checksum, through ParseOpaque.
 const OpaquePattern = `\b[a-z0-9]+(?:_[a-z0-9]+)*_[0-9A-Za-z]{71}\b`
 
-// ErrMalformed says that a string is not an opaque token: wrong length,
-// alphabet, prefix or checksum. It carries nothing of the string.
+// ErrMalformed reports that a string is not an opaque token: wrong length,
+// alphabet, prefix or checksum. Its text has nothing of the string.
 var ErrMalformed = errors.New("not an opaque token: wrong shape or checksum")
 
 // Opaque is an opaque token in its parts:
@@ -97,8 +97,8 @@ func ValidPrefix(s string) bool {
 	return !afterUnderscore
 }
 
-// ParseOpaque takes an opaque token apart and checks its checksum, so that a
-// mistyped token is refused without a look-up. The error is ErrMalformed.
+// ParseOpaque splits an opaque token into its parts and checks its checksum, so
+// that a mistyped token is refused without a lookup. The error is ErrMalformed.
 func ParseOpaque(s string) (Opaque, error) {
 	// From the right: the prefix may itself contain underscores.
 	separator := len(s) - bodyLength - 1
@@ -126,7 +126,7 @@ func (t Opaque) Encode() Secret {
 	return Secret(s + checksum(s))
 }
 
-// SecretHash returns SHA-256 of the secret part: all that may be kept of it.
+// SecretHash returns SHA-256 of the secret part: all that may be stored of it.
 // The secret has 256 bits of entropy, so a fast hash is enough.
 func (t Opaque) SecretHash() [sha256.Size]byte { return sha256.Sum256([]byte(t.secret)) }
 

@@ -10,7 +10,7 @@ const redacted = "[redacted]"
 // tokenLike matches what is, or is a large part of, an opaque token or a JWT.
 var tokenLike = regexp.MustCompile(`[0-9A-Za-z]{40,}|eyJ[0-9A-Za-z_-]{8,}(\.[0-9A-Za-z_-]*)*`)
 
-// Redact returns text with everything that may be a token taken out.
+// Redact returns text with everything that may be a token replaced.
 func Redact(text string) string { return tokenLike.ReplaceAllString(text, redacted) }
 
 // Secret is an issued token in the form that its bearer presents: an opaque

@@ -38,7 +38,7 @@ const (
 	StatusInvalid = 0x01 // revoked
 )
 
-// ErrStatusList says that a list cannot be decoded, or is larger than allowed.
+// ErrStatusList reports that a list cannot be decoded, or is larger than allowed.
 var ErrStatusList = errors.New("invalid status list")
 
 // StatusList is an array of statuses of 1, 2, 4 or 8 bits each
