@@ -38,9 +38,53 @@ func BuildPlugin(ctx context.Context, dir string, race bool) (*Plugin, error) {
 	if err != nil {
 		return nil, err
 	}
+	return buildPlugin(ctx, root, dir, race)
+}
+
+// BuildRevision compiles the plugin into dir as it was at a commit, which
+// anything may name that git understands. It returns the commit's id as well.
+func BuildRevision(ctx context.Context, dir, revision string) (plugin *Plugin, commit string, err error) {
+	root, err := RepositoryRoot()
+	if err != nil {
+		return nil, "", err
+	}
+	source, err := os.MkdirTemp("", "vaulttest-source-")
+	if err != nil {
+		return nil, "", err
+	}
+	defer os.RemoveAll(source)
+	if commit, err = git(ctx, root, "rev-parse", "--verify", "--end-of-options", revision+"^{commit}"); err != nil {
+		return nil, "", err
+	}
+	// A clone and not a worktree: an interrupt leaves nothing in the repository.
+	if _, err := git(ctx, root, "clone", "--quiet", "--shared", "--no-checkout", root, source); err != nil {
+		return nil, "", err
+	}
+	if _, err := git(ctx, source, "checkout", "--quiet", "--detach", commit); err != nil {
+		return nil, "", err
+	}
+	plugin, err = buildPlugin(ctx, source, dir, false)
+	return plugin, commit, err
+}
+
+func git(ctx context.Context, dir string, args ...string) (string, error) {
+	cmd := exec.CommandContext(ctx, "git", args...)
+	cmd.Dir = dir
+	var message strings.Builder
+	cmd.Stderr = &message
+	out, err := cmd.Output()
+	if err != nil {
+		return "", fmt.Errorf("git %s: %w\n%s", args[0], err, message.String())
+	}
+	return strings.TrimSpace(string(out)), nil
+}
+
+// buildPlugin compiles the plugin of the module at root.
+func buildPlugin(ctx context.Context, root, dir string, race bool) (*Plugin, error) {
 	// Vault resolves symbolic links of its plugin_directory and refuses a
 	// plugin outside of it; a temporary folder is often behind one.
-	if dir, err = filepath.EvalSymlinks(dir); err != nil {
+	dir, err := filepath.EvalSymlinks(dir)
+	if err != nil {
 		return nil, err
 	}
 	bin := filepath.Join(dir, PluginName)

@@ -38,6 +38,8 @@ type Options struct {
 	LogLevel string  // empty: trace
 	// Metrics makes /v1/sys/metrics name gauges without the host's name.
 	Metrics bool
+	// RawStorage enables sys/raw, which shows the whole storage in clear.
+	RawStorage bool
 	// Env is added to the server's environment, which its plugins inherit.
 	Env []string
 }
@@ -167,6 +169,9 @@ func (s *Server) config() map[string]any {
 	}
 	if s.Metrics {
 		config["telemetry"] = map[string]any{"prometheus_retention_time": "1h", "disable_hostname": true}
+	}
+	if s.RawStorage {
+		config["raw_storage_endpoint"] = true
 	}
 	if s.Plugin != nil {
 		config["plugin_directory"] = s.Plugin.Dir
