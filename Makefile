@@ -34,6 +34,10 @@ bench: ## Compare the engine's speed with Vault's own tokens
 watch-bench: ## Compare tokenwatch with jq on a generated log of 2 GB
 	vault=$$(scripts/vault.sh) && cd test && VAULT_BIN="$$vault" go run ./watchbench
 
+.PHONY: state
+state: ## Record what the engine stores, as a fixture for the tests of later builds
+	vault=$$(scripts/vault.sh) && cd test && VAULT_BIN="$$vault" go run ./state -rev "$(or $(REV),HEAD)"
+
 .PHONY: lint
 lint: ## Check formatting, go vet, staticcheck, and shellcheck if it is installed
 	@unformatted=$$($(LINT) gofumpt -l .) && test -z "$$unformatted" || { printf 'not formatted, run make fmt:\n%s\n' "$$unformatted"; exit 1; }
