@@ -27,8 +27,8 @@ test: ## Run the unit tests, then the suite that drives the plugin in a real Vau
 	vault=$$(scripts/vault.sh) && cd test && VAULT_BIN="$$vault" go test -race -count=1 -timeout 45m ./...
 
 .PHONY: bench
-bench: ## Compare the engine's speed with Vault's own tokens
-	vault=$$(scripts/vault.sh) && cd test && VAULT_BIN="$$vault" go run ./bench
+bench: ## Compare the engine's speed with Vault's own tokens and, with AGAINST=<commit or binary>, with another build
+	vault=$$(scripts/vault.sh) && cd test && VAULT_BIN="$$vault" go run ./bench -against "$(AGAINST)"
 
 .PHONY: watch-bench
 watch-bench: ## Compare tokenwatch with jq on a generated log of 2 GB

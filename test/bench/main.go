@@ -5,6 +5,9 @@
 // The machine's speed wanders, so figures of different moments are no measure.
 // Operations take turns in short slices, and what counts is the ratio of two
 // of them within the same round.
+//
+// With -against, another build of the plugin runs beside this one, on a mount
+// of the same server, and takes its turns next to this one's.
 package main
 
 import (
@@ -30,6 +33,7 @@ type settings struct {
 	duration time.Duration
 	asJSON   bool
 	check    bool
+	against  string
 }
 
 func main() {
@@ -39,6 +43,7 @@ func main() {
 	flag.DurationVar(&s.duration, "duration", time.Second, "length of one turn")
 	flag.BoolVar(&s.asJSON, "json", false, "print the result as JSON")
 	flag.BoolVar(&s.check, "check", false, "exit with 1 if a goal is missed")
+	flag.StringVar(&s.against, "against", "", "another build to compare with: a plugin's binary, or a commit")
 	flag.Parse()
 	if s.rounds < 1 || s.clients < 1 || s.duration <= 0 || flag.NArg() > 0 {
 		flag.Usage()
@@ -72,7 +77,12 @@ func run(ctx context.Context, s settings) error {
 		return err
 	}
 	defer server.Close()
-	operations, err := prepare(ctx, server)
+	if s.against != "" {
+		if err := mountOld(ctx, server, s.against); err != nil {
+			return err
+		}
+	}
+	operations, err := prepare(ctx, server, s.against != "")
 	if err != nil {
 		return err
 	}
@@ -130,7 +140,8 @@ func measure(ctx context.Context, s settings, server *vaulttest.Server, operatio
 	}
 	for round := range s.rounds {
 		slices := make([]slice, len(operations))
-		for i, op := range operations {
+		for _, i := range order(operations, round) {
+			op := operations[i]
 			progress("round %d of %d: %s", round+1, s.rounds, op.name)
 			var err error
 			if slices[i], err = turn(ctx, server, op, s.clients, s.duration); err != nil {
@@ -148,6 +159,20 @@ func measure(ctx context.Context, s settings, server *vaulttest.Server, operatio
 		}
 	}
 	return results, nil
+}
+
+// order is who has its turn when, by index. Of two builds, this one goes first
+// in one round and the other in the next: what the machine does meanwhile then
+// favours neither.
+func order(operations []operation, round int) []int {
+	turns := make([]int, len(operations))
+	for i, op := range operations {
+		turns[i] = i
+		if op.old && round%2 == 1 {
+			turns[i-1], turns[i] = i, i-1
+		}
+	}
+	return turns
 }
 
 var onTerminal = isTerminal(os.Stderr)
@@ -199,6 +224,12 @@ func printTable(w io.Writer, r report) error {
 		}
 		line := fmt.Sprintf("%-46s %10.2f %8s %8s", c.Operation+" : "+c.Peer, c.Ratio, goal, verdict)
 		fmt.Fprintln(&out, strings.TrimRight(line, " "))
+	}
+	if r.Against != "" {
+		fmt.Fprintf(&out, "\n%-46s %10s %15s\n", "this build : "+r.Against, "ratio", "half of rounds")
+		for _, b := range r.Builds {
+			fmt.Fprintf(&out, "%-46s %10.2f %15s\n", b.Operation, b.Ratio, fmt.Sprintf("%.2f – %.2f", b.Low, b.High))
+		}
 	}
 	_, err := io.WriteString(w, out.String())
 	return err

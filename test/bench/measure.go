@@ -96,6 +96,8 @@ type report struct {
 	Turn        string       `json:"turn"`
 	Operations  []summary    `json:"operations"`
 	Comparisons []comparison `json:"comparisons"`
+	Against     string       `json:"against,omitempty"` // the other build
+	Builds      []versus     `json:"builds,omitempty"`
 }
 
 type summary struct {
@@ -113,8 +115,16 @@ type comparison struct {
 	Met       bool    `json:"met"`
 }
 
+// versus is an operation by this build, compared with the other one.
+type versus struct {
+	Operation string  `json:"operation"`
+	Ratio     float64 `json:"ratio"` // median of the rounds' ratios; above 1, this build is faster
+	Low       float64 `json:"low"`   // a quarter of the rounds' ratios is below
+	High      float64 `json:"high"`  // a quarter is above
+}
+
 func summarize(s settings, results []result) report {
-	r := report{Clients: s.clients, Rounds: len(results[0].perSecond), Turn: s.duration.String()}
+	r := report{Clients: s.clients, Rounds: len(results[0].perSecond), Turn: s.duration.String(), Against: s.against}
 	for _, result := range results {
 		slices.Sort(result.latencies)
 		r.Operations = append(r.Operations, summary{
@@ -135,6 +145,13 @@ func summarize(s settings, results []result) report {
 			}
 		}
 	}
+	for i, old := range results {
+		if old.operation.old {
+			of := results[i-1]
+			all := ratios(of.perSecond, old.perSecond)
+			r.Builds = append(r.Builds, versus{of.operation.name, median(all), between(all, 0.25), between(all, 0.75)})
+		}
+	}
 	return r
 }
 
@@ -150,13 +167,15 @@ func ratios(a, b []float64) []float64 {
 	return out
 }
 
-func median(values []float64) float64 {
+func median(values []float64) float64 { return between(values, 0.5) }
+
+// between returns a quantile, interpolated between the two values next to it.
+func between(values []float64, q float64) float64 {
 	sorted := slices.Sorted(slices.Values(values))
-	middle := len(sorted) / 2
-	if len(sorted)%2 == 1 {
-		return sorted[middle]
-	}
-	return (sorted[middle-1] + sorted[middle]) / 2
+	at := q * float64(len(sorted)-1)
+	below := int(at)
+	above := min(below+1, len(sorted)-1)
+	return sorted[below] + (at-float64(below))*(sorted[above]-sorted[below])
 }
 
 // quantile reads a sorted list.

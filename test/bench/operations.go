@@ -18,6 +18,7 @@ type operation struct {
 	body   func() []byte   // nil: none
 	want   int             // status
 	peers  map[string]goal // what it is compared with
+	old    bool            // by the build that the operation before it is compared with
 }
 
 // goal is the least ratio to a peer; zero where the ratio is only shown.
@@ -33,77 +34,136 @@ const (
 	floorWrite     = "floor: introspect nothing"
 )
 
-const callerPolicy = `
-path "tokens/creds/*"           { capabilities = ["read", "update"] }
-path "tokens/introspect"        { capabilities = ["update"] }
+const (
+	peersPolicy = `
 path "auth/token/create"        { capabilities = ["update"] }
 path "auth/token/lookup"        { capabilities = ["update"] }
 path "identity/oidc/token/*"    { capabilities = ["read"] }
 path "identity/oidc/introspect" { capabilities = ["update"] }
 `
+	enginePolicy = `
+path "%[1]s/creds/*"    { capabilities = ["read", "update"] }
+path "%[1]s/introspect" { capabilities = ["update"] }
+`
+)
 
-// prepare configures the server and lists the operations, each one next to its
-// peer, so that the two see the machine in the same state.
-func prepare(ctx context.Context, server *vaulttest.Server) ([]operation, error) {
-	caller, _, err := server.NewUser(ctx, "bench", callerPolicy)
+// engine is a mount of the engine, with tokens to introspect by kind.
+type engine struct {
+	path      string
+	presented map[string]func() []byte
+}
+
+// prepare configures the server and lists the operations. With another build on
+// oldMount, its are among them.
+func prepare(ctx context.Context, server *vaulttest.Server, withOld bool) ([]operation, error) {
+	paths := []string{vaulttest.MountPath}
+	if withOld {
+		paths = append(paths, oldMount)
+	}
+	policy := peersPolicy
+	for _, path := range paths {
+		policy += fmt.Sprintf(enginePolicy, path)
+	}
+	caller, _, err := server.NewUser(ctx, "bench", policy)
 	if err != nil {
 		return nil, err
-	}
-	root := server.Root()
-	for _, setting := range []struct {
-		path string
-		body map[string]any
-	}{
-		{"tokens/config", map[string]any{"issuer": server.Addr + "/v1/tokens"}},
-		{"tokens/roles/api_key", role("api_key")},
-		{"tokens/roles/bearer", role("bearer")},
-		{"tokens/roles/jwt", role("jwt")},
-		// The same algorithm as the engine's, so that it is not compared with RSA.
-		{"identity/oidc/key/bench", map[string]any{"algorithm": "ES256", "allowed_client_ids": "*"}},
-		{"identity/oidc/role/bench", map[string]any{"key": "bench", "ttl": "12h"}},
-	} {
-		if _, err := root.Must(ctx, "POST", setting.path, setting.body); err != nil {
-			return nil, err
-		}
 	}
 	client := server.Client(caller)
-	presented := map[string]func() []byte{}
-	for _, kind := range []string{"api_key", "bearer", "jwt"} {
-		if presented[kind], err = sample(ctx, client, "GET", "tokens/creds/"+kind, "data", "token"); err != nil {
+	var engines []engine
+	for _, path := range paths {
+		e, err := prepareEngine(ctx, server, client, path)
+		if err != nil {
 			return nil, err
 		}
+		engines = append(engines, e)
 	}
-	oidc, err := sample(ctx, client, "GET", "identity/oidc/token/bench", "data", "token")
+	oidc, service, err := preparePeers(ctx, server, client)
 	if err != nil {
 		return nil, err
 	}
-	service, err := sample(ctx, client, "POST", "auth/token/create", "auth", "client_token")
-	if err != nil {
-		return nil, err
-	}
-	issue := func(kind string, peers map[string]goal) operation {
-		return operation{name: "issue " + kind, method: "GET", path: "tokens/creds/" + kind, token: caller, want: http.StatusOK, peers: peers}
-	}
-	introspect := func(kind string) operation {
-		return operation{
-			name: "introspect " + kind, method: "POST", path: "tokens/introspect", token: caller, body: presented[kind], want: http.StatusOK,
-			peers: map[string]goal{oidcIntrospect: 1.0, tokenLookup: 0},
+	return list(caller, engines, oidc, service), nil
+}
+
+// list lists the operations, each one next to its peer, so that the two see the
+// machine in the same state. One of the engine's is followed by the other
+// build's.
+func list(caller string, engines []engine, oidc, service func() []byte) []operation {
+	var operations []operation
+	add := func(op operation) { operations = append(operations, op) }
+	each := func(operationOf func(engine) operation) {
+		for _, e := range engines {
+			op := operationOf(e)
+			if op.old = e.path == oldMount; op.old {
+				op.name, op.peers = op.name+", old build", nil
+			}
+			add(op)
 		}
 	}
-	return []operation{
-		issue("api_key", map[string]goal{tokenCreate: 0}),
-		issue("bearer", map[string]goal{tokenCreate: 1.2}),
-		{name: tokenCreate, method: "POST", path: "auth/token/create", token: caller, body: constant(`{"ttl":"12h"}`), want: http.StatusOK},
-		issue("jwt", map[string]goal{tokenCreate: 1.4, oidcToken: 0}),
-		{name: oidcToken, method: "GET", path: "identity/oidc/token/bench", token: caller, want: http.StatusOK},
-		introspect("api_key"),
-		introspect("bearer"),
-		{name: oidcIntrospect, method: "POST", path: "identity/oidc/introspect", token: caller, body: oidc, want: http.StatusOK},
-		introspect("jwt"),
-		{name: tokenLookup, method: "POST", path: "auth/token/lookup", token: caller, body: service, want: http.StatusOK},
-		{name: floorWrite, method: "POST", path: "tokens/introspect", token: caller, body: constant(`{"token":"x"}`), want: http.StatusOK},
-		{name: floorRead, method: "GET", path: "tokens/jwks", want: http.StatusOK},
-	}, nil
+	issue := func(kind string, peers map[string]goal) {
+		each(func(e engine) operation {
+			return operation{name: "issue " + kind, method: "GET", path: e.path + "/creds/" + kind, token: caller, want: http.StatusOK, peers: peers}
+		})
+	}
+	introspect := func(kind string) {
+		each(func(e engine) operation {
+			return operation{
+				name: "introspect " + kind, method: "POST", path: e.path + "/introspect", token: caller, body: e.presented[kind], want: http.StatusOK,
+				peers: map[string]goal{oidcIntrospect: 1.0, tokenLookup: 0},
+			}
+		})
+	}
+	issue("api_key", map[string]goal{tokenCreate: 0})
+	issue("bearer", map[string]goal{tokenCreate: 1.2})
+	add(operation{name: tokenCreate, method: "POST", path: "auth/token/create", token: caller, body: constant(`{"ttl":"12h"}`), want: http.StatusOK})
+	issue("jwt", map[string]goal{tokenCreate: 1.4, oidcToken: 0})
+	add(operation{name: oidcToken, method: "GET", path: "identity/oidc/token/bench", token: caller, want: http.StatusOK})
+	introspect("api_key")
+	introspect("bearer")
+	add(operation{name: oidcIntrospect, method: "POST", path: "identity/oidc/introspect", token: caller, body: oidc, want: http.StatusOK})
+	introspect("jwt")
+	add(operation{name: tokenLookup, method: "POST", path: "auth/token/lookup", token: caller, body: service, want: http.StatusOK})
+	each(func(e engine) operation {
+		return operation{name: floorWrite, method: "POST", path: e.path + "/introspect", token: caller, body: constant(`{"token":"x"}`), want: http.StatusOK}
+	})
+	each(func(e engine) operation {
+		return operation{name: floorRead, method: "GET", path: e.path + "/jwks", want: http.StatusOK}
+	})
+	return operations
+}
+
+// prepareEngine writes the roles of one mount and issues tokens of each.
+func prepareEngine(ctx context.Context, server *vaulttest.Server, client *vaulttest.Client, path string) (engine, error) {
+	e := engine{path: path, presented: map[string]func() []byte{}}
+	if _, err := server.Root().Must(ctx, "POST", path+"/config", map[string]any{"issuer": server.Addr + "/v1/" + path}); err != nil {
+		return e, err
+	}
+	for _, kind := range []string{"api_key", "bearer", "jwt"} {
+		if _, err := server.Root().Must(ctx, "POST", path+"/roles/"+kind, role(kind)); err != nil {
+			return e, err
+		}
+		var err error
+		if e.presented[kind], err = sample(ctx, client, "GET", path+"/creds/"+kind, "data", "token"); err != nil {
+			return e, err
+		}
+	}
+	return e, nil
+}
+
+// preparePeers returns bodies that present Vault's own tokens.
+func preparePeers(ctx context.Context, server *vaulttest.Server, client *vaulttest.Client) (oidc, service func() []byte, err error) {
+	root := server.Root()
+	// The same algorithm as the engine's, so that it is not compared with RSA.
+	if _, err := root.Must(ctx, "POST", "identity/oidc/key/bench", map[string]any{"algorithm": "ES256", "allowed_client_ids": "*"}); err != nil {
+		return nil, nil, err
+	}
+	if _, err := root.Must(ctx, "POST", "identity/oidc/role/bench", map[string]any{"key": "bench", "ttl": "12h"}); err != nil {
+		return nil, nil, err
+	}
+	if oidc, err = sample(ctx, client, "GET", "identity/oidc/token/bench", "data", "token"); err != nil {
+		return nil, nil, err
+	}
+	service, err = sample(ctx, client, "POST", "auth/token/create", "auth", "client_token")
+	return oidc, service, err
 }
 
 // role is a role whose tokens outlive the run: a lease that ends during it
