@@ -6,13 +6,13 @@ import (
 	"fmt"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/test/suite"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/test/vaulttest"
 )
 
@@ -34,12 +34,11 @@ type auditEntry struct {
 // has set up, and reads what was written: the facts in clear, and no secret.
 // Other tests hold their servers' audit files and logs to the latter as well.
 func TestAudit(t *testing.T) {
-	ctx := deadline(t, 2*time.Minute)
-	s := own(t, vaulttest.Options{LogLevel: "trace"}).in(t, ctx)
+	s := own(t, 2*time.Minute, vaulttest.Options{LogLevel: "trace"})
 	raw := filepath.Join(t.TempDir(), "raw.log")
-	s.must("PUT", "sys/audit/raw", fields{"type": "file", "options": fields{"file_path": raw, "log_raw": "true"}})
-	s.setUpAudit()
-	s.setUpAudit() // may be run again
+	s.Must("PUT", "sys/audit/raw", fields{"type": "file", "options": fields{"file_path": raw, "log_raw": "true"}})
+	s.SetUpAudit()
+	s.SetUpAudit() // may be run again
 
 	used := s.useEverything()
 
@@ -50,7 +49,7 @@ func TestAudit(t *testing.T) {
 	checkAuditedChecks(t, entries)
 
 	// The control: the same search in a log with nothing hidden finds them all.
-	found, err := s.secrets.Find(raw)
+	found, err := s.Secrets.Find(raw)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -59,86 +58,72 @@ func TestAudit(t *testing.T) {
 			t.Errorf("the search does not find %s where it stands in clear, so it proves nothing", token.Data.TokenID)
 		}
 	}
-	if err := s.verifyFiles(); err != nil {
+	if err := s.VerifyFiles(); err != nil {
 		t.Error(err)
 	}
 	s.checkLog(used)
-	t.Logf("%d secrets looked for in %d audit entries and the server's log", s.secrets.Len(), len(entries))
-}
-
-// setUpAudit runs the script that operators run.
-func (s *session) setUpAudit() {
-	s.t.Helper()
-	root, err := vaulttest.RepositoryRoot()
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	cmd := exec.CommandContext(s.ctx, filepath.Join(root, "scripts", "setup-audit.sh"), "-m", vaulttest.MountPath, s.AuditFile)
-	cmd.Env = s.CLIEnv()
-	if out, err := cmd.CombinedOutput(); err != nil {
-		s.t.Fatalf("setup-audit.sh: %v\n%s", err, out)
-	}
+	t.Logf("%d secrets looked for in %d audit entries and the server's log", s.Secrets.Len(), len(entries))
 }
 
 // useEverything drives every path of the engine, the refusals included, and
 // returns one token of each kind that was narrowed, renewed and revoked.
 func (s *session) useEverything() []*issued {
-	s.t.Helper()
-	s.must("GET", "tokens/config", nil)
-	s.must("POST", "tokens/keys/signing", fields{"algorithm": "EdDSA"})
-	s.must("GET", "tokens/keys/signing", nil)
-	s.must("LIST", "tokens/keys", nil)
-	s.must("GET", "tokens/jwks", nil)
+	s.T.Helper()
+	s.Must("GET", "tokens/config", nil)
+	s.Must("POST", "tokens/keys/signing", fields{"algorithm": "EdDSA"})
+	s.Must("GET", "tokens/keys/signing", nil)
+	s.Must("LIST", "tokens/keys", nil)
+	s.Must("GET", "tokens/jwks", nil)
 	var used []*issued
-	for _, k := range kinds {
-		role := "audited-" + k.name
-		s.role(role, k.roleBody().with(fields{"bound_cidrs": "10.0.0.0/8"}))
-		s.must("GET", "tokens/roles/"+role, nil)
-		s.must("PATCH", "tokens/roles/"+role, fields{"max_ttl": "2h"})
+	for _, k := range vaulttest.TokenTypes {
+		role := "audited-" + k.Name
+		s.Role(role, k.RoleBody().With(fields{"bound_cidrs": "10.0.0.0/8"}))
+		s.Must("GET", "tokens/roles/"+role, nil)
+		s.Must("PATCH", "tokens/roles/"+role, fields{"max_ttl": "2h"})
 		used = append(used, s.useToken(k, role)...)
-		s.must("LIST", "tokens/roles", nil)
-		s.must("DELETE", "tokens/roles/"+role, nil)
+		s.Must("LIST", "tokens/roles", nil)
+		s.Must("DELETE", "tokens/roles/"+role, nil)
 	}
-	s.must("DELETE", "tokens/keys/signing", nil)
+	s.Must("DELETE", "tokens/keys/signing", nil)
 	return used
 }
 
-func (s *session) useToken(k kind, role string) []*issued {
-	s.t.Helper()
+func (s *session) useToken(k vaulttest.TokenType, role string) []*issued {
+	s.T.Helper()
 	ip := fields{"client_ip": "10.1.2.3"}
 	var used []*issued
-	for _, r := range revokers {
-		if r.opaque && !k.opaque {
+	for _, r := range vaulttest.Revokers {
+		if r.Opaque && !k.Opaque {
 			continue
 		}
-		token := s.issue(role, fields{"scopes": "orders:read", "metadata": map[string]string{"job": "nightly"}})
+		token := s.Issue(role, fields{"scopes": "orders:read", "metadata": map[string]string{"job": "nightly"}})
 		used = append(used, token)
 		text := token.Data.Token
-		if data := s.introspect(text, ip); data["active"] != true {
-			s.t.Fatalf("%s is inactive: %v", role, data)
+		if data := s.Introspect(text, ip); data["active"] != true {
+			s.T.Fatalf("%s is inactive: %v", role, data)
 		}
-		s.introspect(text, fields{"client_ip": "192.0.2.1", "required_scopes": "admin", "audience": "https://other.example.com"})
-		s.introspect(text[:len(text)-1], nil)
-		if k.renewable {
-			s.must("PUT", "sys/leases/renew", fields{"lease_id": token.LeaseID})
-			s.must("GET", "tokens/tokens/"+token.Data.TokenID, nil)
-			s.must("LIST", "tokens/tokens", nil)
+		s.Introspect(text, fields{"client_ip": "192.0.2.1", "required_scopes": "admin", "audience": "https://other.example.com"})
+		s.Introspect(text[:len(text)-1], nil)
+		if k.Renewable {
+			s.Must("PUT", "sys/leases/renew", fields{"lease_id": token.LeaseID})
+			s.Must("GET", "tokens/tokens/"+token.Data.TokenID, nil)
+			s.Must("LIST", "tokens/tokens", nil)
 		}
 		s.misplace(token)
 		for range 2 {
-			if err := r.revoke(s.ctx, s.server, token); err != nil {
-				s.t.Fatal(err)
+			if err := r.Revoke(s.Ctx, s.Deployment, token); err != nil {
+				s.T.Fatal(err)
 			}
-			s.wantInactive(text)
+			s.WantInactive(text)
 		}
 	}
-	short := s.issue(role, fields{"ttl": "1s"})
-	err := vaulttest.Poll(s.ctx, 20*time.Second, func() (bool, error) { // Vault ends the lease by itself
-		resp, err := s.Root().Do(s.ctx, "PUT", "sys/leases/lookup", fields{"lease_id": short.LeaseID})
+	short := s.Issue(role, fields{"ttl": "1s"})
+	err := suite.Poll(s.Ctx, 20*time.Second, func() (bool, error) { // Vault ends the lease by itself
+		resp, err := s.Root().Do(s.Ctx, "PUT", "sys/leases/lookup", fields{"lease_id": short.LeaseID})
 		return err == nil && resp.Status == http.StatusBadRequest, err
 	})
 	if err != nil {
-		s.t.Fatalf("the lease of a 1 s token stays: %v", err)
+		s.T.Fatalf("the lease of a 1 s token stays: %v", err)
 	}
 	return append(used, short)
 }
@@ -147,7 +132,7 @@ func (s *session) useToken(k kind, role string) []*issued {
 // belong. None of the answers may repeat it. (Vault itself writes URLs in clear,
 // so a token in a path or a query cannot be hidden.)
 func (s *session) misplace(token *issued) {
-	s.t.Helper()
+	s.T.Helper()
 	text := token.Data.Token
 	for _, mistake := range []struct {
 		method, path string
@@ -165,12 +150,12 @@ func (s *session) misplace(token *issued) {
 		{"POST", "creds/" + token.Data.Role, fields{"audience": text}},
 		{"POST", "creds/" + token.Data.Role, fields{"metadata": text}},
 	} {
-		resp, err := s.Root().Do(s.ctx, mistake.method, "tokens/"+mistake.path, mistake.body)
+		resp, err := s.Root().Do(s.Ctx, mistake.method, "tokens/"+mistake.path, mistake.body)
 		if err != nil {
-			s.t.Fatal(err)
+			s.T.Fatal(err)
 		}
 		if strings.Contains(string(resp.Raw), text) {
-			s.t.Errorf("%s %s answers with the token that stood in the wrong place", mistake.method, strings.ReplaceAll(mistake.path, text, "[token]"))
+			s.T.Errorf("%s %s answers with the token that stood in the wrong place", mistake.method, strings.ReplaceAll(mistake.path, text, "[token]"))
 		}
 	}
 }
@@ -187,7 +172,7 @@ func readAudit(t *testing.T, file string) []auditEntry {
 	lines.Buffer(nil, 1<<20)
 	for lines.Scan() {
 		var e auditEntry
-		decode(t, lines.Bytes(), &e)
+		suite.Decode(t, lines.Bytes(), &e)
 		entries = append(entries, e)
 	}
 	if err := lines.Err(); err != nil {
@@ -212,7 +197,7 @@ func checkAuditOf(t *testing.T, entries []auditEntry, token *issued) {
 	}
 	wantClear(t, "issue", issue.Response.Data, map[string]any{
 		"token_type": d.TokenType, "role": d.Role, "scope": d.Scope, "issued_at": d.IssuedAt, "expires_at": d.ExpiresAt,
-		"expires_in": float64(d.ExpiresIn), "audience": []any{audiences[0], audiences[1]},
+		"expires_in": float64(d.ExpiresIn), "audience": []any{vaulttest.Audiences[0], vaulttest.Audiences[1]},
 	})
 	wantHashed(t, "issue", issue.Response.Data, "token")
 	if d.ExpiresIn < 5 {
@@ -289,10 +274,10 @@ func wantHashed(t *testing.T, what string, data map[string]any, names ...string)
 
 // checkLog looks for one structured line of each thing that the plugin logs.
 func (s *session) checkLog(used []*issued) {
-	s.t.Helper()
+	s.T.Helper()
 	raw, err := os.ReadFile(s.LogFile)
 	if err != nil {
-		s.t.Fatal(err)
+		s.T.Fatal(err)
 	}
 	lines := strings.Split(string(raw), "\n")
 	logged := func(parts ...string) bool {
@@ -312,7 +297,7 @@ func (s *session) checkLog(used []*issued) {
 		}
 		for _, event := range events {
 			if !logged("[INFO]", event, id, role, kind) {
-				s.t.Errorf("the log has no line %q of %s %s", event, token.Data.TokenType, token.Data.TokenID)
+				s.T.Errorf("the log has no line %q of %s %s", event, token.Data.TokenType, token.Data.TokenID)
 			}
 		}
 	}
@@ -325,23 +310,23 @@ func (s *session) checkLog(used []*issued) {
 		{"configuration written:", "issuer="},
 	} {
 		if !logged(append(parts, "[INFO]")...) {
-			s.t.Errorf("the log has no line with %q", parts)
+			s.T.Errorf("the log has no line with %q", parts)
 		}
 	}
 	if !logged("[TRACE]") {
-		s.t.Error("the log is not at trace level")
+		s.T.Error("the log is not at trace level")
 	}
 }
 
 // TestAuditHidesStringsBeforeTuning makes sure that the readable facts above
 // are the work of the script.
 func TestAuditHidesStringsBeforeTuning(t *testing.T) {
-	s := common(t).in(t, deadline(t, time.Minute))
-	s.role("untuned", kinds[0].roleBody())
-	token := s.issue("untuned", nil)
-	s.wantActive(token)
+	s := common(t, time.Minute)
+	s.Role("untuned", vaulttest.APIKey.RoleBody())
+	token := s.Issue("untuned", nil)
+	s.WantActive(token)
 	var found *auditEntry
-	err := vaulttest.Poll(context.WithoutCancel(s.ctx), 5*time.Second, func() (bool, error) {
+	err := suite.Poll(context.WithoutCancel(s.Ctx), 5*time.Second, func() (bool, error) {
 		found = findEntry(readAudit(t, s.AuditFile), func(e auditEntry) bool {
 			return e.Type == "response" && e.Request.Path == "tokens/creds/untuned"
 		})

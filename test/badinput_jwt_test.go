@@ -74,12 +74,12 @@ func badAllowedRoles() []badInput {
 	} {
 		rows = append(rows, badInput{"keys: allowed_roles " + name, "POST", "keys/new", fields{"allowed_roles": roles}, 400, "allowed_roles"})
 	}
-	jwt := kinds[2].roleBody()
+	jwt := vaulttest.JWT.RoleBody()
 	return append(rows,
-		badInput{"role: key does not allow it", "POST", "roles/bad-new", jwt.with(fields{"key": "closed"}), 400, "key"},
+		badInput{"role: key does not allow it", "POST", "roles/bad-new", jwt.With(fields{"key": "closed"}), 400, "key"},
 		badInput{"role: key does not allow it, as default does", "POST", "roles/jwt", fields{"key": "closed"}, 400, "key"},
-		badInput{"role: key does not allow another case", "POST", "roles/Closed-new", jwt.with(fields{"key": "closed"}), 400, "key"},
-		badInput{"role: key that is not there", "POST", "roles/bad-new", jwt.with(fields{"key": "missing"}), 400, "key"},
+		badInput{"role: key does not allow another case", "POST", "roles/Closed-new", jwt.With(fields{"key": "closed"}), 400, "key"},
+		badInput{"role: key that is not there", "POST", "roles/bad-new", jwt.With(fields{"key": "missing"}), 400, "key"},
 		badInput{"creds: key allows the role no more", "GET", "creds/closed-out", nil, 400, "key"},
 	)
 }
@@ -191,18 +191,18 @@ func badDiscovery() []badInput {
 }
 
 func badClaims() []badInput {
-	jwt := kinds[2].roleBody()
+	jwt := vaulttest.JWT.RoleBody()
 	deep := strings.Repeat(`{"a":`, 2000) + "1" + strings.Repeat("}", 2000)
 	return []badInput{
-		{"claims: over-long", "POST", "roles/bad-new", jwt.with(fields{"claims": fields{"a": strings.Repeat("x", 9000)}}), 400, "claims"},
-		{"claims: over-long by many", "POST", "roles/bad-new", jwt.with(fields{"claims": manyClaims(900)}), 400, "claims"},
-		{"claims: deep and long", "POST", "roles/bad-new", jwt.with(fields{"claims": deep}), 400, "claims"},
-		{"claims_template: over-long", "POST", "roles/bad-new", jwt.with(fields{"claims_template": `{"a":"` + strings.Repeat("x", 9000) + `"}`}), 400, "claims_template"},
-		{"claims: status", "POST", "roles/bad-new", jwt.with(fields{"claims": fields{"status": fields{"status_list": fields{"idx": 0, "uri": "https://other.example.com"}}}}), 400, "claims"},
-		{"claims: cnf", "POST", "roles/bad-new", jwt.with(fields{"claims": fields{"cnf": fields{"jkt": strings.Repeat("A", 43)}}}), 400, "claims"},
-		{"claims_template: status", "POST", "roles/bad-new", jwt.with(fields{"claims_template": `{"status":{}}`}), 400, "claims_template"},
-		{"claims_template: a field that is none", "POST", "roles/bad-new", jwt.with(fields{"claims_template": `{"a":{{identity.entity.email}}}`}), 400, "claims_template"},
-		{"claims_template: a noun that is none", "POST", "roles/bad-new", jwt.with(fields{"claims_template": `{"a":{{request.path}}}`}), 400, "claims_template"},
+		{"claims: over-long", "POST", "roles/bad-new", jwt.With(fields{"claims": fields{"a": strings.Repeat("x", 9000)}}), 400, "claims"},
+		{"claims: over-long by many", "POST", "roles/bad-new", jwt.With(fields{"claims": manyClaims(900)}), 400, "claims"},
+		{"claims: deep and long", "POST", "roles/bad-new", jwt.With(fields{"claims": deep}), 400, "claims"},
+		{"claims_template: over-long", "POST", "roles/bad-new", jwt.With(fields{"claims_template": `{"a":"` + strings.Repeat("x", 9000) + `"}`}), 400, "claims_template"},
+		{"claims: status", "POST", "roles/bad-new", jwt.With(fields{"claims": fields{"status": fields{"status_list": fields{"idx": 0, "uri": "https://other.example.com"}}}}), 400, "claims"},
+		{"claims: cnf", "POST", "roles/bad-new", jwt.With(fields{"claims": fields{"cnf": fields{"jkt": strings.Repeat("A", 43)}}}), 400, "claims"},
+		{"claims_template: status", "POST", "roles/bad-new", jwt.With(fields{"claims_template": `{"status":{}}`}), 400, "claims_template"},
+		{"claims_template: a field that is none", "POST", "roles/bad-new", jwt.With(fields{"claims_template": `{"a":{{identity.entity.email}}}`}), 400, "claims_template"},
+		{"claims_template: a noun that is none", "POST", "roles/bad-new", jwt.With(fields{"claims_template": `{"a":{{request.path}}}`}), 400, "claims_template"},
 		{"claims_template: rendered, over-long", "GET", "creds/grows", nil, 400, "claims_template"},
 		{"claims_template: metadata that nobody has", "GET", "creds/unrendered", nil, 400, "claims_template"},
 	}
@@ -220,9 +220,9 @@ func manyClaims(n int) fields {
 // goes into a JWT. The requests come from an application with an entity where
 // one is needed, else from root: never is a refusal one of policy.
 func TestBadJWTInput(t *testing.T) {
-	s := common(t).in(t, deadline(t, 2*time.Minute)).at("bad-jwt")
+	s := common(t, 2*time.Minute).at("bad-jwt")
 	caller, list := s.setUpBadJWTInput()
-	before, published := s.everythingIn(s.mount), s.published()
+	before, published := s.everythingIn(s.Mount), s.published()
 	rows := badJWTInputs(list)
 	names := map[string]bool{}
 	for _, row := range rows {
@@ -236,11 +236,11 @@ func TestBadJWTInput(t *testing.T) {
 		}
 		if problem := as.refuses(row); problem != "" {
 			t.Errorf("%s: %s %s: %s", row.name, row.method, clip(row.path), problem)
-			s.must("DELETE", s.mount+"/roles/bad-new", nil)
-			s.must("DELETE", s.mount+"/keys/new", nil)
+			s.Must("DELETE", s.Mount+"/roles/bad-new", nil)
+			s.Must("DELETE", s.Mount+"/keys/new", nil)
 		}
 	}
-	after := s.everythingIn(s.mount)
+	after := s.everythingIn(s.Mount)
 	for path := range after {
 		if after[path] != before[path] {
 			t.Errorf("a refused request changed %s from %q to %q", path, before[path], after[path])
@@ -260,60 +260,58 @@ func TestBadJWTInput(t *testing.T) {
 func (s *session) asCaller(token string) *session {
 	vault := *s.Server
 	vault.RootToken = token
-	server := *s.server
+	server := *s.Deployment
 	server.Server = &vault
-	other := *s
-	other.server = &server
-	return &other
+	return in(s.T, &server, s.Ctx).at(s.Mount)
 }
 
 func (s *session) setUpBadJWTInput() (caller, list string) {
-	s.t.Helper()
-	for _, mount := range []string{s.mount, "bad-discovery"} {
-		if err := s.Enable(s.ctx, mount, nil); err != nil {
-			s.t.Fatal(err)
+	s.T.Helper()
+	for _, mount := range []string{s.Mount, "bad-discovery"} {
+		if err := s.Enable(s.Ctx, mount, nil); err != nil {
+			s.T.Fatal(err)
 		}
 	}
-	if err := s.setIssuer(s.mount); err != nil {
-		s.t.Fatal(err)
+	if err := s.SetIssuer(s.Ctx, s.Mount); err != nil {
+		s.T.Fatal(err)
 	}
-	s.at("bad-discovery").role("jwt", kinds[2].roleBody())
-	s.must("POST", s.mount+"/keys/used", nil)
-	s.must("POST", s.mount+"/keys/closed", nil)
-	jwt := kinds[2].roleBody()
-	s.role("jwt", jwt.with(fields{"key": "used"}))
-	s.role("opaque", kinds[1].roleBody())
-	s.role("closed-out", jwt.with(fields{"key": "closed"}))
-	s.must("POST", s.mount+"/keys/closed", fields{"allowed_roles": "closed-in,closed-on*"})
-	s.role("unrendered", jwt.with(fields{"claims_template": `{"a": {{identity.entity.metadata.nobody_has_this}}}`}))
+	s.at("bad-discovery").Role("jwt", vaulttest.JWT.RoleBody())
+	s.Must("POST", s.Mount+"/keys/used", nil)
+	s.Must("POST", s.Mount+"/keys/closed", nil)
+	jwt := vaulttest.JWT.RoleBody()
+	s.Role("jwt", jwt.With(fields{"key": "used"}))
+	s.Role("opaque", vaulttest.Bearer.RoleBody())
+	s.Role("closed-out", jwt.With(fields{"key": "closed"}))
+	s.Must("POST", s.Mount+"/keys/closed", fields{"allowed_roles": "closed-in,closed-on*"})
+	s.Role("unrendered", jwt.With(fields{"claims_template": `{"a": {{identity.entity.metadata.nobody_has_this}}}`}))
 	long := strings.TrimSuffix(strings.Repeat("{{identity.entity.metadata.long}},", 100), ",")
-	s.role("grows", jwt.with(fields{"claims_template": `{"a": [` + long + `]}`}))
+	s.Role("grows", jwt.With(fields{"claims_template": `{"a": [` + long + `]}`}))
 
-	caller, entity, err := s.NewUser(s.ctx, "bad-jwt", vaulttest.Policy("+/creds/*", "read"))
+	caller, entity, err := s.NewUser(s.Ctx, "bad-jwt", vaulttest.Policy("+/creds/*", "read"))
 	if err != nil {
-		s.t.Fatal(err)
+		s.T.Fatal(err)
 	}
-	s.must("POST", "identity/entity/id/"+entity, fields{"metadata": fields{"long": strings.Repeat("x", 500)}})
-	place, err := placeOf(s.issue("jwt", nil).Data.Token)
+	s.Must("POST", "identity/entity/id/"+entity, fields{"metadata": fields{"long": strings.Repeat("x", 500)}})
+	place, err := placeOf(s.Issue("jwt", nil).Data.Token)
 	if err != nil {
-		s.t.Fatal(err)
+		s.T.Fatal(err)
 	}
 	return caller, place.List[strings.LastIndex(place.List, "/")+1:]
 }
 
 // everythingIn is all roles, keys and settings of a mount, by path.
 func (s *session) everythingIn(mount string) map[string]string {
-	s.t.Helper()
+	s.T.Helper()
 	all := map[string]string{}
 	paths := []string{mount + "/config"}
 	for _, noun := range []string{"roles", "keys"} {
-		names, _ := s.must("LIST", mount+"/"+noun, nil).Data()["keys"].([]any)
+		names, _ := s.Must("LIST", mount+"/"+noun, nil).Data()["keys"].([]any)
 		for _, name := range names {
 			paths = append(paths, fmt.Sprintf("%s/%s/%s", mount, noun, name))
 		}
 	}
 	for _, path := range paths {
-		all[path] = fmt.Sprint(s.must("GET", path, nil).Data())
+		all[path] = fmt.Sprint(s.Must("GET", path, nil).Data())
 	}
 	return all
 }

@@ -54,9 +54,9 @@ func badInputs() []badInput {
 func create(name, kind string, body fields, field string) badInput {
 	all := fields{"token_type": kind}
 	if kind == "jwt" {
-		all["audiences"] = audiences
+		all["audiences"] = vaulttest.Audiences
 	}
-	return badInput{"role: " + name, "POST", "roles/bad-new", all.with(body), 400, field}
+	return badInput{"role: " + name, "POST", "roles/bad-new", all.With(body), 400, field}
 }
 
 func badRoles() []badInput {
@@ -81,7 +81,7 @@ func badRoles() []badInput {
 		role("name in the body", fields{"token_type": "bearer", "name": "other"}, "name"),
 		role("unicode field", fields{"token_type": "bearer", "größe": 1}, "größe"),
 		{"role: token_type changes", "POST", "roles/bad-bearer", fields{"token_type": "api_key"}, 400, "token_type"},
-		{"role: token_type changes to jwt", "POST", "roles/bad-api", fields{"token_type": "jwt", "audiences": audiences}, 400, "token_type"},
+		{"role: token_type changes to jwt", "POST", "roles/bad-api", fields{"token_type": "jwt", "audiences": vaulttest.Audiences}, 400, "token_type"},
 	}
 }
 
@@ -414,7 +414,7 @@ func badCreds() []badInput {
 		narrow("ttl object", fields{"ttl": fields{}}, "ttl"),
 		narrow("ttl null", fields{"ttl": nil}, "ttl"),
 		narrow("audience of another API", fields{"audience": []string{"https://other.example.com"}}, "audience"),
-		narrow("audience with a slash more", fields{"audience": []string{audiences[0] + "/"}}, "audience"),
+		narrow("audience with a slash more", fields{"audience": []string{vaulttest.Audiences[0] + "/"}}, "audience"),
 		narrow("no audience", fields{"audience": []string{}}, "audience"),
 		narrow("empty audience", fields{"audience": []string{""}}, "audience"),
 		narrow("audience number", fields{"audience": 5}, "audience"),
@@ -425,7 +425,7 @@ func badCreds() []badInput {
 		narrow("metadata text", fields{"metadata": "novalue"}, "metadata"),
 		narrow("metadata null", fields{"metadata": nil}, "metadata"),
 		narrow("scope for scopes", fields{"scope": "orders:read"}, "scope"),
-		narrow("audiences for audience", fields{"audiences": audiences[:1]}, "audiences"),
+		narrow("audiences for audience", fields{"audiences": vaulttest.Audiences[:1]}, "audiences"),
 		narrow("another role in the body", fields{"role": "bad-api"}, "role"),
 		narrow("token of one's own", fields{"token": "vtb_x"}, "token"),
 		narrow("claims of one's own", fields{"claims": fields{"admin": true}}, "claims"),
@@ -464,7 +464,7 @@ func badIntrospections() []badInput {
 		ask("required_scopes by space", fields{"token": "x", "required_scopes": "a b"}, "required_scopes"),
 		ask("required_scopes object", fields{"token": "x", "required_scopes": fields{"a": 1}}, "required_scopes"),
 		ask("required_scopes null", fields{"token": "x", "required_scopes": nil}, "required_scopes"),
-		ask("audience list", fields{"token": "x", "audience": audiences}, "audience"),
+		ask("audience list", fields{"token": "x", "audience": vaulttest.Audiences}, "audience"),
 		ask("audience null", fields{"token": "x", "audience": nil}, "audience"),
 		{"introspect: read", "GET", "introspect", nil, 405, ""},
 		{"introspect: token in the query", "GET", "introspect?token=x", nil, 400, "token"},
@@ -550,7 +550,7 @@ func badBodies() []badInput {
 }
 
 func TestBadInput(t *testing.T) {
-	s := common(t).in(t, deadline(t, 2*time.Minute)).at("bad")
+	s := common(t, 2*time.Minute).at("bad")
 	s.setUpBadInput()
 	before := s.everythingWritten()
 	rows := badInputs()
@@ -566,8 +566,8 @@ func TestBadInput(t *testing.T) {
 		if problem := s.refuses(row); problem != "" {
 			t.Errorf("%s: %s %s: %s", row.name, row.method, clip(row.path), problem)
 			// So that what was taken by mistake does not stand in the way of others.
-			s.must("DELETE", s.mount+"/roles/bad-new", nil)
-			s.must("DELETE", s.mount+"/keys/bad-new", nil)
+			s.Must("DELETE", s.Mount+"/roles/bad-new", nil)
+			s.Must("DELETE", s.Mount+"/keys/bad-new", nil)
 		}
 	}
 	for path, after := range s.everythingWritten() {
@@ -586,9 +586,9 @@ func TestBadInput(t *testing.T) {
 func (s *session) refuses(row badInput) string {
 	path, onOther := strings.CutPrefix(row.path, "../")
 	if !onOther {
-		path = s.mount + "/" + path
+		path = s.Mount + "/" + path
 	}
-	resp, err := s.Root().Do(s.ctx, row.method, path, row.body)
+	resp, err := s.Root().Do(s.Ctx, row.method, path, row.body)
 	if err != nil {
 		return err.Error()
 	}
@@ -596,7 +596,7 @@ func (s *session) refuses(row badInput) string {
 	switch {
 	case resp.Status != row.status:
 		return fmt.Sprintf("%s, want %d", answer, row.status)
-	case row.field != "" && !errorNames(resp, row.field):
+	case row.field != "" && !vaulttest.ErrorNames(resp, row.field):
 		return fmt.Sprintf("%s, want an error that starts with %q", answer, row.field+": ")
 	case len(resp.Raw) > 4096:
 		return fmt.Sprintf("an answer of %d bytes repeats too much", len(resp.Raw))
@@ -612,51 +612,51 @@ func clip(s string) string {
 }
 
 func (s *session) setUpBadInput() {
-	s.t.Helper()
-	for _, mount := range []string{s.mount, "capped"} {
-		if err := s.Enable(s.ctx, mount, nil); err != nil {
-			s.t.Fatal(err)
+	s.T.Helper()
+	for _, mount := range []string{s.Mount, "capped"} {
+		if err := s.Enable(s.Ctx, mount, nil); err != nil {
+			s.T.Fatal(err)
 		}
 	}
-	if err := s.setIssuer(s.mount); err != nil {
-		s.t.Fatal(err)
+	if err := s.SetIssuer(s.Ctx, s.Mount); err != nil {
+		s.T.Fatal(err)
 	}
 	for _, key := range []string{"bad-key", "bad-live"} {
-		s.must("POST", s.mount+"/keys/"+key, nil)
+		s.Must("POST", s.Mount+"/keys/"+key, nil)
 	}
-	s.role("bad-api", kinds[0].roleBody())
-	s.role("bad-bearer", kinds[1].roleBody())
-	s.role("bad-jwt", kinds[2].roleBody().with(fields{"key": "bad-key"}))
-	s.role("bad-default", kinds[2].roleBody())
-	s.role("bad-full", fields{"token_type": "bearer", "max_tokens": 1})
-	s.issue("bad-full", nil)
-	s.role("bad-template", fields{"token_type": "bearer", "subject": "{{identity.entity.name}}"})
-	s.role("bad-gone", kinds[2].roleBody().with(fields{"key": "bad-live"}))
-	s.issue("bad-gone", nil)
-	s.must("DELETE", s.mount+"/roles/bad-gone", nil)
+	s.Role("bad-api", vaulttest.APIKey.RoleBody())
+	s.Role("bad-bearer", vaulttest.Bearer.RoleBody())
+	s.Role("bad-jwt", vaulttest.JWT.RoleBody().With(fields{"key": "bad-key"}))
+	s.Role("bad-default", vaulttest.JWT.RoleBody())
+	s.Role("bad-full", fields{"token_type": "bearer", "max_tokens": 1})
+	s.Issue("bad-full", nil)
+	s.Role("bad-template", fields{"token_type": "bearer", "subject": "{{identity.entity.name}}"})
+	s.Role("bad-gone", vaulttest.JWT.RoleBody().With(fields{"key": "bad-live"}))
+	s.Issue("bad-gone", nil)
+	s.Must("DELETE", s.Mount+"/roles/bad-gone", nil)
 
 	capped := s.at("capped")
-	capped.role("jwt", kinds[2].roleBody())
-	capped.role("wide", fields{"token_type": "bearer", "allowed_scopes": "*", "default_scopes": "admin"})
-	s.must("POST", "capped/config", fields{"allowed_scopes": "orders:*,stock:*"})
+	capped.Role("jwt", vaulttest.JWT.RoleBody())
+	capped.Role("wide", fields{"token_type": "bearer", "allowed_scopes": "*", "default_scopes": "admin"})
+	s.Must("POST", "capped/config", fields{"allowed_scopes": "orders:*,stock:*"})
 }
 
 // everythingWritten is all roles, keys and settings of the two mounts, by path.
 func (s *session) everythingWritten() map[string]string {
-	s.t.Helper()
+	s.T.Helper()
 	all := map[string]string{}
-	for _, mount := range []string{s.mount, "capped"} {
+	for _, mount := range []string{s.Mount, "capped"} {
 		paths := []string{mount + "/config"}
 		for _, noun := range []string{"roles", "keys"} {
-			keys, _ := s.must("LIST", mount+"/"+noun, nil).Data()["keys"].([]any)
+			keys, _ := s.Must("LIST", mount+"/"+noun, nil).Data()["keys"].([]any)
 			for _, key := range keys {
 				paths = append(paths, fmt.Sprintf("%s/%s/%s", mount, noun, key))
 			}
 		}
 		for _, path := range paths {
-			data, err := json.Marshal(s.must("GET", path, nil).Data())
+			data, err := json.Marshal(s.Must("GET", path, nil).Data())
 			if err != nil {
-				s.t.Fatal(err)
+				s.T.Fatal(err)
 			}
 			all[path] = string(data)
 		}
@@ -668,36 +668,36 @@ func (s *session) everythingWritten() map[string]string {
 // active=false and nothing else, revocation 204, and the token that a bad one
 // was made from stays active.
 func TestBadTokens(t *testing.T) {
-	s := common(t).in(t, deadline(t, 2*time.Minute))
-	for _, k := range kinds {
-		s.role("mistyped-"+k.name, k.roleBody())
-		token := s.issue("mistyped-"+k.name, nil)
-		other := s.issue("mistyped-"+k.name, nil)
+	s := common(t, 2*time.Minute)
+	for _, k := range vaulttest.TokenTypes {
+		s.Role("mistyped-"+k.Name, k.RoleBody())
+		token := s.Issue("mistyped-"+k.Name, nil)
+		other := s.Issue("mistyped-"+k.Name, nil)
 		bad := slices.Concat(mistyped(token.Data.Token), malformed())
-		if k.opaque {
+		if k.Opaque {
 			bad = append(bad, forgedOpaque(token, other)...)
 		} else {
-			jwks, err := s.Anonymous().Must(s.ctx, "GET", "tokens/jwks", nil)
+			jwks, err := s.Anonymous().Must(s.Ctx, "GET", "tokens/jwks", nil)
 			if err != nil {
 				t.Fatal(err)
 			}
 			bad = append(bad, forgedJWT(t, token.Data.Token, other.Data.Token, jwks.Raw)...)
 		}
 		for _, b := range bad {
-			resp, err := s.Client(s.api).Do(s.ctx, "POST", "tokens/introspect", fields{"token": b.token})
+			resp, err := s.Client(s.API).Do(s.Ctx, "POST", "tokens/introspect", fields{"token": b.token})
 			if err != nil {
 				t.Fatal(err)
 			}
 			if data := resp.Data(); resp.Status != http.StatusOK || len(data) != 1 || data["active"] != false {
-				t.Errorf("%s, %s: introspection answers %d %s, want exactly active=false", k.name, b.name, resp.Status, clip(string(resp.Raw)))
+				t.Errorf("%s, %s: introspection answers %d %s, want exactly active=false", k.Name, b.name, resp.Status, clip(string(resp.Raw)))
 			}
-			if err := s.status(s.ctx, s.RootToken, "POST", "tokens/revoke", fields{"token": b.token}, http.StatusNoContent); err != nil {
-				t.Errorf("%s, %s: %v", k.name, b.name, err)
+			if err := s.Expect(s.Ctx, s.RootToken, "POST", "tokens/revoke", fields{"token": b.token}, http.StatusNoContent); err != nil {
+				t.Errorf("%s, %s: %v", k.Name, b.name, err)
 			}
 		}
-		s.wantActive(token)
-		s.wantActive(other)
-		t.Logf("%s: %d bad tokens", k.name, len(bad))
+		s.WantActive(token)
+		s.WantActive(other)
+		t.Logf("%s: %d bad tokens", k.Name, len(bad))
 	}
 }
 

@@ -16,15 +16,15 @@ import (
 // ends.
 func TestConcurrentMix(t *testing.T) {
 	const requests, perRequestKind = 1000, 250
-	ctx := deadline(t, 3*time.Minute)
-	s := own(t, vaulttest.Options{Audit: true}).in(t, ctx)
+	s := own(t, 3*time.Minute, vaulttest.Options{Audit: true})
+	ctx := s.Ctx
 	s.writeLedgerRoles()
 	var l ledger
 	// Tokens with n%4 == 0 are renewed and revoked at the same time, others
 	// only one of the two; all are introspected meanwhile.
 	prepared := make([]*entry, perRequestKind)
 	for n := range prepared {
-		e, err := l.issue(ctx, s.server, kinds[n%len(kinds)])
+		e, err := l.issue(ctx, s.Deployment, vaulttest.TokenTypes[n%len(vaulttest.TokenTypes)])
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -34,22 +34,22 @@ func TestConcurrentMix(t *testing.T) {
 	toRenew := func(n int) bool { return n%4 == 0 || n%4 == 2 }
 	requestsOf := []func(n int) error{
 		func(n int) error { // issue
-			_, err := l.issue(ctx, s.server, kinds[n%len(kinds)])
+			_, err := l.issue(ctx, s.Deployment, vaulttest.TokenTypes[n%len(vaulttest.TokenTypes)])
 			return err
 		},
 		func(n int) error { // introspect; what is right is known afterwards
-			data, err := s.introspectAt(ctx, s.mount, prepared[n].Data.Token, nil)
+			data, err := s.IntrospectAt(ctx, s.Mount, prepared[n].Data.Token, nil)
 			if err == nil && data["active"] == false && !toRevoke(n) {
 				err = fmt.Errorf("%s is inactive and nobody revokes it", prepared[n].Data.TokenID)
 			}
 			return err
 		},
 		func(n int) error {
-			if !toRenew(n) || !kindOf(prepared[n].issued).renewable {
-				_, err := s.activeAt(ctx, s.mount, prepared[n].Data.Token)
+			if !toRenew(n) || !kindOf(prepared[n].issued).Renewable {
+				_, err := s.ActiveAt(ctx, s.Mount, prepared[n].Data.Token)
 				return err
 			}
-			err := l.renew(ctx, s.server, prepared[n])
+			err := l.renew(ctx, s.Deployment, prepared[n])
 			if err != nil && toRevoke(n) {
 				return nil // the revocation came first
 			}
@@ -57,14 +57,14 @@ func TestConcurrentMix(t *testing.T) {
 		},
 		func(n int) error {
 			if !toRevoke(n) {
-				_, err := l.issue(ctx, s.server, kinds[n%len(kinds)])
+				_, err := l.issue(ctx, s.Deployment, vaulttest.TokenTypes[n%len(vaulttest.TokenTypes)])
 				return err
 			}
-			if err := l.revoke(ctx, s.server, prepared[n], n/4); err != nil {
+			if err := l.revoke(ctx, s.Deployment, prepared[n], n/4); err != nil {
 				return err
 			}
 			// Acknowledged: from now on, whatever runs beside it.
-			active, err := s.activeAt(ctx, s.mount, prepared[n].Data.Token)
+			active, err := s.ActiveAt(ctx, s.Mount, prepared[n].Data.Token)
 			if active {
 				err = fmt.Errorf("%s is active after its revocation", prepared[n].Data.TokenID)
 			}
@@ -96,51 +96,51 @@ func TestConcurrentMix(t *testing.T) {
 	if failed > 0 {
 		t.Errorf("%d of %d requests failed", failed, requests)
 	}
-	l.mustHold(t, ctx, s.server, "afterwards")
+	l.mustHold(t, ctx, s.Deployment, "afterwards")
 	t.Logf("%d concurrent requests in %s", requests, took.Round(time.Millisecond))
 }
 
 // TestConcurrentRevocationsOfOneToken ends one token by every way at once.
 func TestConcurrentRevocationsOfOneToken(t *testing.T) {
-	s := common(t).in(t, deadline(t, time.Minute))
+	s := common(t, time.Minute)
 	s.writeLedgerRoles()
-	for _, k := range kinds {
+	for _, k := range vaulttest.TokenTypes {
 		var l ledger
-		e, err := l.issue(s.ctx, s.server, k)
+		e, err := l.issue(s.Ctx, s.Deployment, k)
 		if err != nil {
 			t.Fatal(err)
 		}
 		errs := make(chan error, 30)
 		var running sync.WaitGroup
 		for n := range 30 {
-			running.Go(func() { errs <- l.revoke(s.ctx, s.server, e, n) })
+			running.Go(func() { errs <- l.revoke(s.Ctx, s.Deployment, e, n) })
 		}
 		running.Wait()
 		close(errs)
 		for err := range errs {
 			if err != nil {
-				t.Errorf("%s: %v", k.name, err)
+				t.Errorf("%s: %v", k.Name, err)
 			}
 		}
-		s.wantInactive(e.Data.Token)
+		s.WantInactive(e.Data.Token)
 	}
 }
 
 // TestMaxTokensHoldsUnderLoad asks for more tokens at once than a role may have.
 func TestMaxTokensHoldsUnderLoad(t *testing.T) {
 	const limit, asked = 20, 100
-	s := common(t).in(t, deadline(t, time.Minute))
-	s.role("capped-load", fields{"token_type": "bearer", "max_tokens": limit})
+	s := common(t, time.Minute)
+	s.Role("capped-load", fields{"token_type": "bearer", "max_tokens": limit})
 	statuses := make(chan int, asked)
 	var running sync.WaitGroup
 	for range asked {
 		running.Go(func() {
-			resp, err := s.Client(s.app).Do(s.ctx, "GET", "tokens/creds/capped-load", nil)
+			resp, err := s.Client(s.App).Do(s.Ctx, "GET", "tokens/creds/capped-load", nil)
 			if err != nil {
 				statuses <- 0
 				return
 			}
-			s.secrets.Add(resp.String("token"), "capped-load")
+			s.Secrets.Add(resp.String("token"), "capped-load")
 			statuses <- resp.Status
 		})
 	}

@@ -7,66 +7,67 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/test/suite"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/test/vaulttest"
 )
 
 // TestCrash kills the plugin and Vault, which stores its data with raft, again
 // and again. What was acknowledged before must hold after.
 func TestCrash(t *testing.T) {
-	ctx := deadline(t, 3*time.Minute)
-	s := own(t, vaulttest.Options{Raft: true, TLS: true, Audit: true}).in(t, ctx)
+	s := own(t, 3*time.Minute, vaulttest.Options{Raft: true, TLS: true, Audit: true})
+	ctx := s.Ctx
 	s.writeLedgerRoles()
 	var l ledger
 
-	l.use(t, ctx, s.server, 8)
-	l.mustHold(t, ctx, s.server, "before any crash")
+	l.use(t, ctx, s.Deployment, 8)
+	l.mustHold(t, ctx, s.Deployment, "before any crash")
 
 	s.killPlugin()
-	l.mustHoldSoon(t, ctx, s.server, "after kill -9 of the plugin")
+	l.mustHoldSoon(t, ctx, s.Deployment, "after kill -9 of the plugin")
 
-	l.use(t, ctx, s.server, 4)
+	l.use(t, ctx, s.Deployment, 4)
 	s.Kill()
 	s.restart()
-	l.mustHoldSoon(t, ctx, s.server, "after kill -9 of Vault")
+	l.mustHoldSoon(t, ctx, s.Deployment, "after kill -9 of Vault")
 
 	l.useWhileKilling(t, ctx, s)
-	l.mustHoldSoon(t, ctx, s.server, "after kill -9 of the plugin under load")
+	l.mustHoldSoon(t, ctx, s.Deployment, "after kill -9 of the plugin under load")
 
-	l.use(t, ctx, s.server, 4)
+	l.use(t, ctx, s.Deployment, 4)
 	s.killPlugin()
 	s.Kill()
 	s.restart()
-	l.mustHoldSoon(t, ctx, s.server, "after kill -9 of both")
+	l.mustHoldSoon(t, ctx, s.Deployment, "after kill -9 of both")
 
 	s.Stop()
 	s.restart()
-	l.mustHoldSoon(t, ctx, s.server, "after an orderly restart")
+	l.mustHoldSoon(t, ctx, s.Deployment, "after an orderly restart")
 
 	// The old leases still end their tokens, and the keys are the same.
-	for _, k := range kinds {
+	for _, k := range vaulttest.TokenTypes {
 		for _, e := range l.live(k, 3) {
-			if k.name == "jwt" {
+			if k.Name == "jwt" {
 				s.verifyOffline(e.Data.Token)
 			}
-			if err := l.revoke(ctx, s.server, e, 0); err != nil {
+			if err := l.revoke(ctx, s.Deployment, e, 0); err != nil {
 				t.Fatal(err)
 			}
 		}
 	}
-	l.mustHold(t, ctx, s.server, "after revoking by leases that are older than the process")
+	l.mustHold(t, ctx, s.Deployment, "after revoking by leases that are older than the process")
 }
 
 func (s *session) killPlugin() {
-	s.t.Helper()
+	s.T.Helper()
 	if err := s.KillPlugin(); err != nil {
-		s.t.Fatal(err)
+		s.T.Fatal(err)
 	}
 }
 
 func (s *session) restart() {
-	s.t.Helper()
-	if err := s.Restart(s.ctx); err != nil {
-		s.t.Fatalf("restart: %v\n%s", err, s.LogTail(20))
+	s.T.Helper()
+	if err := s.Restart(s.Ctx); err != nil {
+		s.T.Fatalf("restart: %v\n%s", err, s.LogTail(20))
 	}
 }
 
@@ -80,16 +81,16 @@ func (l *ledger) useWhileKilling(t *testing.T, ctx context.Context, s *session) 
 	for client := range 6 {
 		clients.Go(func() {
 			for n := client; load.Err() == nil; n++ {
-				e, err := l.issue(ctx, s.server, kinds[n%len(kinds)])
+				e, err := l.issue(ctx, s.Deployment, vaulttest.TokenTypes[n%len(vaulttest.TokenTypes)])
 				if err == nil && n%2 == 0 {
-					_ = l.revoke(ctx, s.server, e, n) // unsure, if it failed
+					_ = l.revoke(ctx, s.Deployment, e, n) // unsure, if it failed
 				}
 			}
 		})
 	}
 	for range 3 {
 		_, before, _ := l.counts()
-		err := vaulttest.Poll(ctx, 30*time.Second, func() (bool, error) { // until it is at work
+		err := suite.Poll(ctx, 30*time.Second, func() (bool, error) { // until it is at work
 			_, now, _ := l.counts()
 			return now >= before+10, nil
 		})
@@ -104,18 +105,18 @@ func (l *ledger) useWhileKilling(t *testing.T, ctx context.Context, s *session) 
 
 // TestUnsealedAgain covers the state that only sealing drops.
 func TestUnsealedAgain(t *testing.T) {
-	ctx := deadline(t, 2*time.Minute)
-	s := own(t, vaulttest.Options{Raft: true, Audit: true}).in(t, ctx)
+	s := own(t, 2*time.Minute, vaulttest.Options{Raft: true, Audit: true})
+	ctx := s.Ctx
 	s.writeLedgerRoles()
 	var l ledger
-	l.use(t, ctx, s.server, 4)
-	if err := s.status(ctx, s.RootToken, "PUT", "sys/seal", nil, http.StatusNoContent); err != nil {
+	l.use(t, ctx, s.Deployment, 4)
+	if err := s.Expect(ctx, s.RootToken, "PUT", "sys/seal", nil, http.StatusNoContent); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.Unseal(ctx); err != nil {
 		t.Fatal(err)
 	}
-	l.mustHoldSoon(t, ctx, s.server, "after seal and unseal")
-	l.use(t, ctx, s.server, 4)
-	l.mustHold(t, ctx, s.server, "and in use again")
+	l.mustHoldSoon(t, ctx, s.Deployment, "after seal and unseal")
+	l.use(t, ctx, s.Deployment, 4)
+	l.mustHold(t, ctx, s.Deployment, "and in use again")
 }

@@ -7,6 +7,8 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/test/suite"
 )
 
 // document is a Markdown file whose commands are run as they stand.
@@ -41,7 +43,7 @@ func (a *answer) fails() bool {
 }
 
 func readDocument(name string) (*document, error) {
-	raw, err := os.ReadFile(filepath.Join(repository(), name))
+	raw, err := os.ReadFile(filepath.Join(suite.Repository(), name))
 	if err != nil {
 		return nil, err
 	}
@@ -103,7 +105,7 @@ func (d *document) update(s *step, printed string) {
 }
 
 func (d *document) write() error {
-	return os.WriteFile(filepath.Join(repository(), d.name), []byte(strings.Join(d.lines, "\n")), 0o644)
+	return os.WriteFile(filepath.Join(suite.Repository(), d.name), []byte(strings.Join(d.lines, "\n")), 0o644)
 }
 
 var codeSpan = regexp.MustCompile("`([^`]+)`")

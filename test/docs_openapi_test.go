@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/test/suite"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/test/vaulttest"
 )
 
@@ -25,7 +26,7 @@ type operation struct {
 // types, and fields of answers. Neither may have what the other has not.
 func TestDocumentsDescribeTheAPI(t *testing.T) {
 	s := startForDocument(t, vaulttest.Options{})
-	described, err := readReference(read(t, "docs/api.md"))
+	described, err := readReference(suite.Read(t, "docs/api.md"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -156,7 +157,7 @@ func addRow(into map[string]string, names, types string) {
 // part of it, with paths and verbs as docs/api.md writes them.
 func readOpenAPI(t *testing.T, s *vaulttest.Server) map[string]map[string]operation {
 	t.Helper()
-	resp, err := s.Root().Must(deadline(t, time.Minute), "GET", "sys/internal/specs/openapi", nil)
+	resp, err := s.Root().Must(suite.Deadline(t, time.Minute), "GET", "sys/internal/specs/openapi", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -168,7 +169,7 @@ func readOpenAPI(t *testing.T, s *vaulttest.Server) map[string]map[string]operat
 			} `json:"schemas"`
 		} `json:"components"`
 	}
-	decode(t, resp.Raw, &doc)
+	suite.Decode(t, resp.Raw, &doc)
 	fieldsOf := func(operationID, suffix string) map[string]string {
 		fields := map[string]string{}
 		for name, property := range doc.Components.Schemas[camelCase(operationID)+suffix].Properties {
@@ -194,7 +195,7 @@ func readOpenAPI(t *testing.T, s *vaulttest.Server) map[string]map[string]operat
 					Schema schema `json:"schema"`
 				} `json:"parameters"`
 			}
-			decode(t, raw, &op)
+			suite.Decode(t, raw, &op)
 			verb := strings.ToUpper(method)
 			parameters := fieldsOf(op.OperationID, "Request")
 			for _, parameter := range op.Parameters {
@@ -250,7 +251,7 @@ func camelCase(dashed string) string {
 // every kind: a kind that docs/api.md does not list for it must be refused.
 func TestDocumentsTellTheKindsOfEachRoleField(t *testing.T) {
 	s := startForDocument(t, vaulttest.Options{})
-	ctx := deadline(t, time.Minute)
+	ctx := suite.Deadline(t, time.Minute)
 	samples := fields{
 		"token_type": nil, "allowed_scopes": "a", "default_scopes": "a", "ttl": 60, "max_ttl": 3600, "audiences": "api",
 		"subject": "app", "claims": fields{"a": 1}, "claims_template": `{"b":1}`, "key": "default", "not_before_leeway": 1,
@@ -277,7 +278,7 @@ func TestDocumentsTellTheKindsOfEachRoleField(t *testing.T) {
 			switch {
 			case listed && resp.Status >= http.StatusBadRequest:
 				t.Errorf("docs/api.md lists %s for %s, but: %d %s", kind, name, resp.Status, resp.Raw)
-			case !listed && (resp.Status != http.StatusBadRequest || !errorNames(resp, name)):
+			case !listed && (resp.Status != http.StatusBadRequest || !vaulttest.ErrorNames(resp, name)):
 				t.Errorf("docs/api.md does not list %s for %s, but: %d %s", kind, name, resp.Status, resp.Raw)
 			}
 		}
@@ -289,7 +290,7 @@ func roleFieldKinds(t *testing.T) map[string]string {
 	t.Helper()
 	kinds := map[string]string{}
 	column := -1
-	for line := range strings.SplitSeq(read(t, "docs/api.md"), "\n") {
+	for line := range strings.SplitSeq(suite.Read(t, "docs/api.md"), "\n") {
 		switch row := cells(line); {
 		case !strings.HasPrefix(line, "|"):
 			column = -1

@@ -12,6 +12,9 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/test/suite"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/test/vaulttest"
 )
 
 // shell is where the commands of a document run: one bash, from top to bottom,
@@ -122,7 +125,7 @@ func split(output, mark string) []string {
 // in which Go still finds its caches, and scripts/vault.sh the same Vault.
 func plainEnv(t *testing.T) []string {
 	t.Helper()
-	vault, _ := binaries(t)
+	vault, _ := vaulttest.Binaries(t)
 	env := []string{"HOME=" + t.TempDir(), "VAULT_BIN=" + vault, "NO_COLOR=1", "LC_ALL=C"}
 	for _, kv := range os.Environ() {
 		name, _, _ := strings.Cut(kv, "=")
@@ -141,7 +144,7 @@ func plainEnv(t *testing.T) []string {
 // withVault puts a vault command on the PATH.
 func withVault(t *testing.T, env []string) []string {
 	t.Helper()
-	vault, _ := binaries(t)
+	vault, _ := vaulttest.Binaries(t)
 	bin := t.TempDir()
 	if err := os.Symlink(vault, filepath.Join(bin, "vault")); err != nil {
 		t.Fatal(err)
@@ -167,7 +170,7 @@ rm "$files"
 cd "$1" && git init -q && git add -A && git -c user.name=docs -c user.email=docs@localhost commit -q -m docs
 `
 	cmd := exec.Command("bash", "-euo", "pipefail", "-c", script, "cloneable", origin)
-	cmd.Dir, cmd.Env = repository(), env
+	cmd.Dir, cmd.Env = suite.Repository(), env
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("copy the repository: %v\n%s", err, bytes.TrimSpace(out))
 	}

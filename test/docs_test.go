@@ -2,7 +2,6 @@ package test
 
 import (
 	"flag"
-	"net"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -11,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/test/suite"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/test/vaulttest"
 )
 
@@ -31,30 +31,19 @@ func TestDocuments(t *testing.T) {
 			}
 			s := startForDocument(t, vaulttest.Options{Metrics: true})
 			runDocument(t, doc, doc.steps, &shell{
-				dir: repository(),
+				dir: suite.Repository(),
 				env: append(s.CLIEnv(), withVault(t, plainEnv(t))...),
 				instead: map[string]string{
 					"/var/log/vault/audit.log": filepath.Join(t.TempDir(), "audit.log"),
 					"/etc/tokenwatch":          t.TempDir(),
 					"/var/lib/tokenwatch":      t.TempDir(),
 					"/run/tokenwatch":          t.TempDir(),
-					"127.0.0.1:9468":           freeAddress(t),
-					"127.0.0.1:8250":           freeAddress(t),
+					"127.0.0.1:9468":           suite.FreeAddress(t),
+					"127.0.0.1:8250":           suite.FreeAddress(t),
 				},
 			}, s)
 		})
 	}
-}
-
-// freeAddress is an address on loopback that nobody listens on.
-func freeAddress(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
 }
 
 // production is the section of the README that is for a server which has
@@ -95,7 +84,7 @@ func testReadme(t *testing.T, doc *document) {
 func runDocument(t *testing.T, doc *document, steps []*step, sh *shell, s *vaulttest.Server) {
 	t.Helper()
 	used := map[string]bool{}
-	printed, err := sh.run(deadline(t, 10*time.Minute), doc.name, steps, used)
+	printed, err := sh.run(suite.Deadline(t, 10*time.Minute), doc.name, steps, used)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -142,12 +131,12 @@ var issuedTokens = regexp.MustCompile(`\beyJ[\w-]+\.[\w-]+\.[\w-]+|\b[a-z0-9_]+_
 // startForDocument runs a Vault over TLS with the engine at tokens/.
 func startForDocument(t *testing.T, opts vaulttest.Options) *vaulttest.Server {
 	t.Helper()
-	vault, plugin := binaries(t)
+	vault, plugin := vaulttest.Binaries(t)
 	opts.Vault, opts.TLS = vault, true
 	if opts.Plugin == nil {
 		opts.Plugin = plugin
 	}
-	s, err := vaulttest.Start(suite.ctx, opts)
+	s, err := vaulttest.Start(suite.Context(), opts)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -159,7 +148,7 @@ func startForDocument(t *testing.T, opts vaulttest.Options) *vaulttest.Server {
 // empty catalog.
 func startBare(t *testing.T) (s *vaulttest.Server, pluginDir string) {
 	t.Helper()
-	_, plugin := binaries(t)
+	_, plugin := vaulttest.Binaries(t)
 	dir, err := filepath.EvalSymlinks(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
@@ -170,7 +159,7 @@ func startBare(t *testing.T) (s *vaulttest.Server, pluginDir string) {
 	}
 	s = startForDocument(t, vaulttest.Options{Raft: true, Plugin: &vaulttest.Plugin{Dir: dir, SHA256: plugin.SHA256}})
 	for _, path := range []string{"sys/mounts/" + vaulttest.MountPath, "sys/plugins/catalog/secret/" + vaulttest.PluginName} {
-		if _, err := s.Root().Must(suite.ctx, "DELETE", path, nil); err != nil {
+		if _, err := s.Root().Must(suite.Context(), "DELETE", path, nil); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -196,7 +185,7 @@ func TestDocumentsNameWhatExists(t *testing.T) {
 			commands = append(commands, strings.Split(s.command, "\n")...)
 		}
 	}
-	makefile := read(t, "Makefile")
+	makefile := suite.Read(t, "Makefile")
 	isCommand := regexp.MustCompile(`^(vault|curl|make|scripts/\S+|git|go) \S`)
 	for _, doc := range docs {
 		for line, spans := range doc.spans() {
@@ -214,9 +203,9 @@ func TestDocumentsNameWhatExists(t *testing.T) {
 			if l.file != "" {
 				file = filepath.Join(filepath.Dir(doc.name), l.file)
 			}
-			if _, err := os.Stat(filepath.Join(repository(), file)); err != nil {
+			if _, err := os.Stat(filepath.Join(suite.Repository(), file)); err != nil {
 				t.Errorf("%s:%d: the link leads nowhere: %v", doc.name, l.line, err)
-			} else if l.anchor != "" && !anchors(read(t, file))[l.anchor] {
+			} else if l.anchor != "" && !anchors(suite.Read(t, file))[l.anchor] {
 				t.Errorf("%s:%d: %s has no heading #%s", doc.name, l.line, file, l.anchor)
 			}
 		}
@@ -226,7 +215,7 @@ func TestDocumentsNameWhatExists(t *testing.T) {
 // TestTheCommandsOfTheReadmeAreRunByCI looks at the two that TestDocuments
 // cannot run: itself, and what runs it.
 func TestTheCommandsOfTheReadmeAreRunByCI(t *testing.T) {
-	ci, makefile := read(t, filepath.Join(".ci", "run")), read(t, "Makefile")
+	ci, makefile := suite.Read(t, filepath.Join(".ci", "run")), suite.Read(t, "Makefile")
 	for _, target := range []string{"demo", "test"} {
 		if !regexp.MustCompile(`(?m)^make( [a-z]+)* ` + target + `\b`).MatchString(ci) {
 			t.Errorf(".ci/run does not call make %s", target)
@@ -243,7 +232,7 @@ func TestTheCommandsOfTheReadmeAreRunByCI(t *testing.T) {
 func documentNames(t *testing.T) []string {
 	t.Helper()
 	names := []string{"README.md"}
-	found, err := filepath.Glob(filepath.Join(repository(), "docs", "*.md"))
+	found, err := filepath.Glob(filepath.Join(suite.Repository(), "docs", "*.md"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -254,23 +243,6 @@ func documentNames(t *testing.T) []string {
 		t.Fatal("no documents in docs/")
 	}
 	return names
-}
-
-func read(t *testing.T, name string) string {
-	t.Helper()
-	raw, err := os.ReadFile(filepath.Join(repository(), name))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(raw)
-}
-
-func repository() string {
-	root, err := vaulttest.RepositoryRoot()
-	if err != nil {
-		panic(err) // only if the program has no caller information
-	}
-	return root
 }
 
 func partition(steps []*step, in func(*step) bool) (yes, no []*step) {

@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/test/suite"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/test/vaulttest"
 )
 
@@ -13,31 +14,31 @@ import (
 // order and by killing the leader. What one leader acknowledged must hold on
 // the next, and on the first once it leads again.
 func TestFailover(t *testing.T) {
-	ctx := deadline(t, 4*time.Minute)
-	vault, plugin := binaries(t)
-	cluster, err := vaulttest.StartCluster(suite.ctx, 3, vaulttest.Options{Vault: vault, Plugin: plugin, Audit: true, TLS: true})
+	vault, plugin := vaulttest.Binaries(t)
+	ctx := suite.Deadline(t, 4*time.Minute)
+	cluster, err := vaulttest.StartCluster(suite.Context(), 3, vaulttest.Options{Vault: vault, Plugin: plugin, Audit: true, TLS: true})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(cluster.Close)
-	first := &server{Server: cluster.Nodes[0], secrets: &vaulttest.Secrets{}}
-	if err := first.setUp(); err != nil {
+	first := &vaulttest.Deployment{Server: cluster.Nodes[0], Secrets: &vaulttest.Secrets{}}
+	if err := first.SetUp(ctx); err != nil {
 		t.Fatal(err)
 	}
-	on := func(node *vaulttest.Server) *server {
+	on := func(node *vaulttest.Server) *vaulttest.Deployment {
 		s := *first
 		s.Server = node
 		return &s
 	}
 	t.Cleanup(func() {
 		for _, node := range cluster.Nodes {
-			if err := on(node).verifyFiles(); err != nil {
+			if err := on(node).VerifyFiles(); err != nil {
 				t.Error(err)
 			}
 			showTailIfFailed(t, node)
 		}
 	})
-	first.in(t, ctx).writeLedgerRoles()
+	in(t, first, ctx).writeLedgerRoles()
 
 	var l ledger
 	l.use(t, ctx, first, 6)
@@ -47,7 +48,7 @@ func TestFailover(t *testing.T) {
 
 	leader := cluster.Nodes[0]
 	for hop := 1; hop <= 8; hop++ {
-		if err := on(leader).status(ctx, leader.RootToken, "PUT", "sys/step-down", nil, http.StatusNoContent); err != nil {
+		if err := on(leader).Expect(ctx, leader.RootToken, "PUT", "sys/step-down", nil, http.StatusNoContent); err != nil {
 			t.Fatal(err)
 		}
 		leader = nextLeader(t, ctx, cluster, leader)
@@ -68,7 +69,7 @@ func TestFailover(t *testing.T) {
 		t.Fatal(err)
 	}
 	l.mustHoldSoon(t, ctx, on(killed), "through the node that was killed")
-	if err := on(leader).verifyLeases(); err != nil {
+	if err := on(leader).VerifyLeases(); err != nil {
 		t.Error(err)
 	}
 }

@@ -1,7 +1,6 @@
 package test
 
 import (
-	"encoding/json"
 	"maps"
 	"slices"
 	"strings"
@@ -27,13 +26,6 @@ func parseTime(t *testing.T, s string) time.Time {
 		t.Fatal(err)
 	}
 	return parsed
-}
-
-func decode(t *testing.T, raw []byte, into any) {
-	t.Helper()
-	if err := json.Unmarshal(raw, into); err != nil {
-		t.Fatal(err)
-	}
 }
 
 // redact keeps tokens out of the output of tests.

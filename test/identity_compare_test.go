@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/test/suite"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/test/vaulttest"
 )
 
@@ -18,11 +19,11 @@ import (
 // engine with the identity tokens that Vault has built in, against both.
 func TestBesideIdentityTokens(t *testing.T) {
 	const section = "Beside Vault's own identity tokens"
-	table, err := comparisonTable(read(t, "docs/jwt.md"), section)
+	table, err := comparisonTable(suite.Read(t, "docs/jwt.md"), section)
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := newComparison(common(t).in(t, deadline(t, 2*time.Minute)))
+	c := newComparison(common(t, 2*time.Minute))
 	for _, feature := range slices.Sorted(maps.Keys(c.checks())) {
 		if _, there := table[feature]; !there {
 			t.Errorf("docs/jwt.md has no row %q", feature)
@@ -82,80 +83,80 @@ const (
 )
 
 func newComparison(s *session) *comparison {
-	s.t.Helper()
+	s.T.Helper()
 	c := &comparison{session: s.at("compare"), number: new(int)}
-	if err := s.Enable(s.ctx, c.mount, nil); err != nil {
-		s.t.Fatal(err)
+	if err := s.Enable(s.Ctx, c.Mount, nil); err != nil {
+		s.T.Fatal(err)
 	}
-	if err := s.setIssuer(c.mount); err != nil {
-		s.t.Fatal(err)
+	if err := s.SetIssuer(s.Ctx, c.Mount); err != nil {
+		s.T.Fatal(err)
 	}
-	c.must("POST", c.mount+"/keys/compare", nil)
-	c.role("compare", kinds[2].roleBody().with(fields{"key": "compare"}))
-	c.must("POST", compareKey, fields{"algorithm": "ES256", "allowed_client_ids": "*"})
-	c.must("POST", compareRole, fields{"key": "compare", "ttl": "10m"})
+	c.Must("POST", c.Mount+"/keys/compare", nil)
+	c.Role("compare", vaulttest.JWT.RoleBody().With(fields{"key": "compare"}))
+	c.Must("POST", compareKey, fields{"algorithm": "ES256", "allowed_client_ids": "*"})
+	c.Must("POST", compareRole, fields{"key": "compare", "ttl": "10m"})
 	c.caller, c.entity = c.newCaller()
 	return c
 }
 
 // newCaller logs in somebody new.
 func (c *comparison) newCaller() (token, entity string) {
-	c.t.Helper()
+	c.T.Helper()
 	*c.number++
-	token, entity, err := c.NewUser(c.ctx, fmt.Sprintf("compare-%d", *c.number), vaulttest.Policy("compare/creds/*", "read", "update")+
+	token, entity, err := c.NewUser(c.Ctx, fmt.Sprintf("compare-%d", *c.number), vaulttest.Policy("compare/creds/*", "read", "update")+
 		vaulttest.Policy("identity/oidc/token/*", "read", "update"))
 	if err != nil {
-		c.t.Fatal(err)
+		c.T.Fatal(err)
 	}
 	return token, entity
 }
 
 // ours issues a JWT of the engine, by read unless body says otherwise.
 func (c *comparison) ours(role string, body fields) (*issued, error) {
-	return c.issueAt(c.ctx, c.Client(c.caller), c.mount, role, body)
+	return c.IssueAt(c.Ctx, c.Client(c.caller), c.Mount, role, body)
 }
 
 // theirs issues an identity token.
 func (c *comparison) theirs(role string) (*vaulttest.Response, string, error) {
-	resp, err := c.Client(c.caller).Must(c.ctx, "GET", "identity/oidc/token/"+role, nil)
+	resp, err := c.Client(c.caller).Must(c.Ctx, "GET", "identity/oidc/token/"+role, nil)
 	if err != nil {
 		return nil, "", err
 	}
 	token := resp.String("token")
-	c.secrets.Add(token, "an identity token")
+	c.Secrets.Add(token, "an identity token")
 	return resp, token, nil
 }
 
 // both issues one of each, and returns the tokens.
 func (c *comparison) both() (ours, theirs string) {
-	c.t.Helper()
+	c.T.Helper()
 	issued, err := c.ours("compare", nil)
 	if err != nil {
-		c.t.Fatal(err)
+		c.T.Fatal(err)
 	}
 	_, theirs, err = c.theirs("compare")
 	if err != nil {
-		c.t.Fatal(err)
+		c.T.Fatal(err)
 	}
 	return issued.Data.Token, theirs
 }
 
 func (c *comparison) parts(token string) (header, claims map[string]any) {
-	c.t.Helper()
+	c.T.Helper()
 	parts := strings.Split(token, ".")
 	if err := errors.Join(decodePart(parts[0], &header), decodePart(parts[1], &claims)); err != nil {
-		c.t.Fatal(err)
+		c.T.Fatal(err)
 	}
 	return header, claims
 }
 
 // keySet is what a side publishes.
 func (c *comparison) keySet(ours bool) []byte {
-	c.t.Helper()
-	path := map[bool]string{true: c.mount + "/jwks", false: "identity/oidc/.well-known/keys"}[ours]
-	resp, err := c.Anonymous().Must(c.ctx, "GET", path, nil)
+	c.T.Helper()
+	path := map[bool]string{true: c.Mount + "/jwks", false: "identity/oidc/.well-known/keys"}[ours]
+	resp, err := c.Anonymous().Must(c.Ctx, "GET", path, nil)
 	if err != nil {
-		c.t.Fatal(err)
+		c.T.Fatal(err)
 	}
 	return resp.Raw
 }
@@ -166,35 +167,35 @@ func (c *comparison) verifies(token string, keySet []byte) bool {
 }
 
 func (c *comparison) theirsActive(token string) bool {
-	c.t.Helper()
-	active, ok := c.must("POST", "identity/oidc/introspect", fields{"token": token}).Body["active"].(bool)
+	c.T.Helper()
+	active, ok := c.Must("POST", "identity/oidc/introspect", fields{"token": token}).Body["active"].(bool)
 	if !ok {
-		c.t.Fatal("identity/oidc/introspect has no active")
+		c.T.Fatal("identity/oidc/introspect has no active")
 	}
 	return active
 }
 
 func (c *comparison) oursActive(token string) bool {
-	c.t.Helper()
-	return c.introspect(token, nil)["active"] == true
+	c.T.Helper()
+	return c.Introspect(token, nil)["active"] == true
 }
 
 // there reports whether anybody may read a path.
 func (c *comparison) there(path string) bool {
-	c.t.Helper()
-	resp, err := c.Anonymous().Do(c.ctx, "GET", path, nil)
+	c.T.Helper()
+	resp, err := c.Anonymous().Do(c.Ctx, "GET", path, nil)
 	if err != nil {
-		c.t.Fatal(err)
+		c.T.Fatal(err)
 	}
 	return resp.Status == http.StatusOK
 }
 
 // takes reports whether a write succeeds.
 func (c *comparison) takes(path string, body fields) bool {
-	c.t.Helper()
-	resp, err := c.Root().Do(c.ctx, "POST", path, body)
+	c.T.Helper()
+	resp, err := c.Root().Do(c.Ctx, "POST", path, body)
 	if err != nil {
-		c.t.Fatal(err)
+		c.T.Fatal(err)
 	}
 	return resp.Status < http.StatusBadRequest
 }
@@ -203,7 +204,7 @@ func (c *comparison) takes(path string, body fields) bool {
 func (c *comparison) signsWith(algorithms ...string) (ours, theirs bool) {
 	ours, theirs = true, true
 	for _, alg := range algorithms {
-		ours = c.takes(c.mount+"/keys/alg-"+alg, fields{"algorithm": alg}) && ours
+		ours = c.takes(c.Mount+"/keys/alg-"+alg, fields{"algorithm": alg}) && ours
 		theirs = c.takes("identity/oidc/key/alg-"+alg, fields{"algorithm": alg}) && theirs
 	}
 	return ours, theirs
@@ -257,17 +258,17 @@ func (c *comparison) accessToken() (ours, theirs bool) {
 }
 
 func (c *comparison) rotationPeriod() (ours, theirs bool) {
-	c.must("POST", c.mount+"/keys/rotates", fields{"rotation_period": "24h"})
-	c.must("POST", "identity/oidc/key/rotates", fields{"rotation_period": "24h"})
+	c.Must("POST", c.Mount+"/keys/rotates", fields{"rotation_period": "24h"})
+	c.Must("POST", "identity/oidc/key/rotates", fields{"rotation_period": "24h"})
 	return c.key("rotates").NextRotation != "",
-		c.must("GET", "identity/oidc/key/rotates", nil).Data()["rotation_period"] == float64(24*60*60)
+		c.Must("GET", "identity/oidc/key/rotates", nil).Data()["rotation_period"] == float64(24*60*60)
 }
 
 // rotate rotates both keys. What is given goes to the identity key's rotation.
 func (c *comparison) rotate(emergency, body fields) {
-	c.t.Helper()
-	c.must("POST", c.mount+"/keys/compare/rotate", emergency)
-	c.must("POST", compareKey+"/rotate", body)
+	c.T.Helper()
+	c.Must("POST", c.Mount+"/keys/compare/rotate", emergency)
+	c.Must("POST", compareKey+"/rotate", body)
 }
 
 func (c *comparison) nextPublished() (ours, theirs bool) {
@@ -285,7 +286,7 @@ func (c *comparison) oldTokens() (ours, theirs bool) {
 
 // drop rotates as for a key that leaked.
 func (c *comparison) drop() {
-	c.t.Helper()
+	c.T.Helper()
 	c.rotate(fields{"emergency": true}, fields{"verification_ttl": 0})
 }
 
@@ -303,19 +304,19 @@ func (c *comparison) dropsAll() (ours, theirs bool) {
 }
 
 func (c *comparison) openID() (ours, theirs bool) {
-	return c.there(c.mount + "/.well-known/openid-configuration"), c.there("identity/oidc/.well-known/openid-configuration")
+	return c.there(c.Mount + "/.well-known/openid-configuration"), c.there("identity/oidc/.well-known/openid-configuration")
 }
 
 func (c *comparison) rfc8414() (ours, theirs bool) {
-	return c.there(c.mount + "/.well-known/oauth-authorization-server"), c.there("identity/oidc/.well-known/oauth-authorization-server")
+	return c.there(c.Mount + "/.well-known/oauth-authorization-server"), c.there("identity/oidc/.well-known/oauth-authorization-server")
 }
 
 // withTemplate gives both sides a role with a template, and returns what claim
 // comes out; nil if none does.
 func (c *comparison) withTemplate(name, template string) (ours, theirs any, errOurs, errTheirs error) {
-	c.t.Helper()
-	c.role(name, kinds[2].roleBody().with(fields{"claims_template": template}))
-	c.must("POST", "identity/oidc/role/"+name, fields{"key": "compare", "template": template})
+	c.T.Helper()
+	c.Role(name, vaulttest.JWT.RoleBody().With(fields{"claims_template": template}))
+	c.Must("POST", "identity/oidc/role/"+name, fields{"key": "compare", "template": template})
 	value := func(token string) any {
 		_, claims := c.parts(token)
 		return claims["rendered"]
@@ -334,7 +335,7 @@ func (c *comparison) withTemplate(name, template string) (ours, theirs any, errO
 func (c *comparison) template() (ours, theirs bool) {
 	mine, vaults, errOurs, errTheirs := c.withTemplate("rendered", `{"rendered": {{identity.entity.id}}}`)
 	if err := errors.Join(errOurs, errTheirs); err != nil {
-		c.t.Fatal(err)
+		c.T.Fatal(err)
 	}
 	return mine == c.entity, vaults == c.entity
 }
@@ -345,10 +346,10 @@ func (c *comparison) emptyClaim() (ours, theirs bool) {
 }
 
 func (c *comparison) subject() (ours, theirs bool) {
-	c.role("subject", kinds[2].roleBody().with(fields{"subject": "orders-service"}))
+	c.Role("subject", vaulttest.JWT.RoleBody().With(fields{"subject": "orders-service"}))
 	mine, err := c.ours("subject", nil)
 	if err != nil {
-		c.t.Fatal(err)
+		c.T.Fatal(err)
 	}
 	_, claims := c.parts(mine.Data.Token)
 	// There is no field for it, and the template may not name it.
@@ -357,9 +358,9 @@ func (c *comparison) subject() (ours, theirs bool) {
 }
 
 func (c *comparison) noEntity() (ours, theirs bool) {
-	token, err := c.NewToken(c.ctx, "compare-no-entity", vaulttest.Policy("compare/creds/*", "read")+vaulttest.Policy("identity/oidc/token/*", "read"), "service", "1h")
+	token, err := c.NewToken(c.Ctx, "compare-no-entity", vaulttest.Policy("compare/creds/*", "read")+vaulttest.Policy("identity/oidc/token/*", "read"), "service", "1h")
 	if err != nil {
-		c.t.Fatal(err)
+		c.T.Fatal(err)
 	}
 	nobody := *c
 	nobody.caller = token
@@ -369,12 +370,12 @@ func (c *comparison) noEntity() (ours, theirs bool) {
 }
 
 func (c *comparison) byRequest() (ours, theirs bool) {
-	narrow := fields{"scopes": "orders:read", "ttl": "1m", "audience": audiences[:1]}
+	narrow := fields{"scopes": "orders:read", "ttl": "1m", "audience": vaulttest.Audiences[:1]}
 	issued, err := c.ours("compare", narrow)
 	ours = err == nil && issued.Data.Scope == "orders:read" && issued.Data.ExpiresIn == 60 && len(issued.Data.Audience) == 1
-	resp, err := c.Client(c.caller).Do(c.ctx, "POST", "identity/oidc/token/compare", narrow)
+	resp, err := c.Client(c.caller).Do(c.Ctx, "POST", "identity/oidc/token/compare", narrow)
 	if err != nil {
-		c.t.Fatal(err)
+		c.T.Fatal(err)
 	}
 	return ours, resp.Status == http.StatusOK
 }
@@ -383,12 +384,12 @@ func (c *comparison) proof() (ours, theirs bool) {
 	body := fields{"cnf": fields{"jkt": strings.Repeat("A", 43)}}
 	issued, err := c.ours("compare", body)
 	if err != nil {
-		c.t.Fatal(err)
+		c.T.Fatal(err)
 	}
 	_, claims := c.parts(issued.Data.Token)
-	resp, err := c.Client(c.caller).Do(c.ctx, "POST", "identity/oidc/token/compare", body)
+	resp, err := c.Client(c.caller).Do(c.Ctx, "POST", "identity/oidc/token/compare", body)
 	if err != nil {
-		c.t.Fatal(err)
+		c.T.Fatal(err)
 	}
 	return claims["cnf"] != nil, resp.Status == http.StatusOK
 }
@@ -400,26 +401,26 @@ func (c *comparison) introspection() (ours, theirs bool) {
 
 func (c *comparison) introspectionClaims() (ours, theirs bool) {
 	mine, vaults := c.both()
-	answer := c.must("POST", "identity/oidc/introspect", fields{"token": vaults}).Body
-	return c.introspect(mine, nil)["exp"] != nil, answer["exp"] != nil
+	answer := c.Must("POST", "identity/oidc/introspect", fields{"token": vaults}).Body
+	return c.Introspect(mine, nil)["exp"] != nil, answer["exp"] != nil
 }
 
 func (c *comparison) introspectionEntity() (ours, theirs bool) {
 	disabled := *c
 	disabled.caller, disabled.entity = c.newCaller()
 	mine, vaults := disabled.both()
-	c.must("POST", "identity/entity/id/"+disabled.entity, fields{"disabled": true})
+	c.Must("POST", "identity/entity/id/"+disabled.entity, fields{"disabled": true})
 	return !c.oursActive(mine), !c.theirsActive(vaults)
 }
 
 func (c *comparison) lease() (ours, theirs bool) {
 	issued, err := c.ours("compare", nil)
 	if err != nil {
-		c.t.Fatal(err)
+		c.T.Fatal(err)
 	}
 	resp, _, err := c.theirs("compare")
 	if err != nil {
-		c.t.Fatal(err)
+		c.T.Fatal(err)
 	}
 	return issued.LeaseID != "", resp.Body["lease_id"] != ""
 }
@@ -428,17 +429,17 @@ func (c *comparison) login() (ours, theirs bool) {
 	leaving := *c
 	leaving.caller, leaving.entity = c.newCaller()
 	mine, vaults := leaving.both()
-	if _, err := c.Client(leaving.caller).Must(c.ctx, "POST", "auth/token/revoke-self", nil); err != nil {
-		c.t.Fatal(err)
+	if _, err := c.Client(leaving.caller).Must(c.Ctx, "POST", "auth/token/revoke-self", nil); err != nil {
+		c.T.Fatal(err)
 	}
 	// A login's leases are revoked behind its back.
-	err := vaulttest.Poll(c.ctx, 10*time.Second, func() (bool, error) { return !c.oursActive(mine), nil })
+	err := suite.Poll(c.Ctx, 10*time.Second, func() (bool, error) { return !c.oursActive(mine), nil })
 	return err == nil, !c.theirsActive(vaults)
 }
 
 func (c *comparison) revocation() (ours, theirs bool) {
 	mine, vaults := c.both()
-	c.must("POST", c.mount+"/revoke", fields{"token": mine})
+	c.Must("POST", c.Mount+"/revoke", fields{"token": mine})
 	theirs = c.takes("identity/oidc/revoke", fields{"token": vaults})
 	return !c.oursActive(mine), theirs
 }
@@ -451,10 +452,10 @@ func (c *comparison) offline() (ours, theirs bool) {
 }
 
 func (c *comparison) opaque() (ours, theirs bool) {
-	c.role("opaque", kinds[1].roleBody())
+	c.Role("opaque", vaulttest.Bearer.RoleBody())
 	issued, err := c.ours("opaque", nil)
 	if err != nil {
-		c.t.Fatal(err)
+		c.T.Fatal(err)
 	}
 	_, vaults := c.both()
 	return opaqueShape.MatchString(issued.Data.Token), opaqueShape.MatchString(vaults)
@@ -462,11 +463,11 @@ func (c *comparison) opaque() (ours, theirs bool) {
 
 func (c *comparison) provider() (ours, theirs bool) {
 	authorizes := func(path string) bool {
-		resp, err := c.Anonymous().Must(c.ctx, "GET", path, nil)
+		resp, err := c.Anonymous().Must(c.Ctx, "GET", path, nil)
 		if err != nil {
-			c.t.Fatal(err)
+			c.T.Fatal(err)
 		}
 		return resp.Body["authorization_endpoint"] != nil
 	}
-	return authorizes(c.mount + "/.well-known/openid-configuration"), authorizes("identity/oidc/provider/default/.well-known/openid-configuration")
+	return authorizes(c.Mount + "/.well-known/openid-configuration"), authorizes("identity/oidc/provider/default/.well-known/openid-configuration")
 }

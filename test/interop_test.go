@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/test/suite"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/test/vaulttest"
 )
 
@@ -39,37 +40,37 @@ type keyVersion struct {
 }
 
 func (s *session) key(name string) keyInfo {
-	s.t.Helper()
+	s.T.Helper()
 	var answer struct {
 		Data keyInfo `json:"data"`
 	}
-	decode(s.t, s.must("GET", s.mount+"/keys/"+name, nil).Raw, &answer)
+	suite.Decode(s.T, s.Must("GET", s.Mount+"/keys/"+name, nil).Raw, &answer)
 	return answer.Data
 }
 
 // inState returns the one version of a key in a state.
 func (s *session) inState(key, state string) keyVersion {
-	s.t.Helper()
+	s.T.Helper()
 	versions := slices.DeleteFunc(s.key(key).Versions, func(v keyVersion) bool { return v.State != state })
 	if len(versions) != 1 {
-		s.t.Fatalf("key %s has %d versions that are %s, want 1", key, len(versions), state)
+		s.T.Fatalf("key %s has %d versions that are %s, want 1", key, len(versions), state)
 	}
 	return versions[0]
 }
 
-func (s *session) jwksURI() string { return s.issuer(s.mount) + "/jwks" }
+func (s *session) jwksURI() string { return s.Issuer(s.Mount) + "/jwks" }
 
 // published is the kids in the key set, by alg.
 func (s *session) published() map[string]string {
-	s.t.Helper()
-	resp, err := s.Anonymous().Must(s.ctx, "GET", s.mount+"/jwks", nil)
+	s.T.Helper()
+	resp, err := s.Anonymous().Must(s.Ctx, "GET", s.Mount+"/jwks", nil)
 	if err != nil {
-		s.t.Fatal(err)
+		s.T.Fatal(err)
 	}
 	var set struct {
 		Keys []jwk `json:"keys"`
 	}
-	decode(s.t, resp.Raw, &set)
+	suite.Decode(s.T, resp.Raw, &set)
 	kids := map[string]string{}
 	for _, key := range set.Keys {
 		kids[key.KeyID] = key.Algorithm
@@ -93,43 +94,43 @@ type joseVerifier struct {
 
 // verifier opens one that has fetched nothing yet. Names must differ.
 func (s *session) verifier(n *node, name, alg string) *joseVerifier {
-	s.t.Helper()
-	if err := n.call(s.ctx, "open", fields{"verifier": name, "jwksURI": s.jwksURI()}, nil); err != nil {
-		s.t.Fatal(err)
+	s.T.Helper()
+	if err := n.call(s.Ctx, "open", fields{"verifier": name, "jwksURI": s.jwksURI()}, nil); err != nil {
+		s.T.Fatal(err)
 	}
 	return &joseVerifier{s: s, node: n, name: name, alg: alg}
 }
 
 func (v *joseVerifier) args(more fields) fields {
 	return fields{
-		"verifier": v.name, "issuer": v.s.issuer(v.s.mount), "audience": audiences[0], "algorithms": []string{v.alg},
-	}.with(more)
+		"verifier": v.name, "issuer": v.s.Issuer(v.s.Mount), "audience": vaulttest.Audiences[0], "algorithms": []string{v.alg},
+	}.With(more)
 }
 
 func (v *joseVerifier) verify(token string, more fields) (verified, error) {
 	var out verified
-	err := v.node.call(v.s.ctx, "verify", v.args(fields{"token": token}).with(more), &out)
+	err := v.node.call(v.s.Ctx, "verify", v.args(fields{"token": token}).With(more), &out)
 	return out, err
 }
 
 func (v *joseVerifier) accepts(what string, token *issued) verified {
-	v.s.t.Helper()
+	v.s.T.Helper()
 	out, err := v.verify(token.Data.Token, nil)
 	if err != nil {
-		v.s.t.Fatalf("%s: jose refuses it: %v", what, err)
+		v.s.T.Fatalf("%s: jose refuses it: %v", what, err)
 	}
 	if out.Header["alg"] != v.alg || out.Claims["jti"] != token.Data.TokenID {
-		v.s.t.Fatalf("%s: alg %v, jti %v; want %s, %s", what, out.Header["alg"], out.Claims["jti"], v.alg, token.Data.TokenID)
+		v.s.T.Fatalf("%s: alg %v, jti %v; want %s, %s", what, out.Header["alg"], out.Claims["jti"], v.alg, token.Data.TokenID)
 	}
 	return out
 }
 
 func (v *joseVerifier) refuses(what, token, code string, more fields) {
-	v.s.t.Helper()
+	v.s.T.Helper()
 	_, err := v.verify(token, more)
 	var refused *nodeError
 	if !errors.As(err, &refused) || refused.Code != code {
-		v.s.t.Fatalf("%s: got %v, want jose to say %s", what, err, code)
+		v.s.T.Fatalf("%s: got %v, want jose to say %s", what, err, code)
 	}
 }
 
@@ -137,23 +138,23 @@ func (v *joseVerifier) refuses(what, token, code string, more fields) {
 // which openid-client is made of, from discovery alone, before, during and
 // after a rotation; and refused once a key is gone.
 func TestInterop(t *testing.T) {
-	s := common(t).in(t, deadline(t, 5*time.Minute)).at("interop")
-	if err := s.Enable(s.ctx, s.mount, nil); err != nil {
+	s := common(t, 5*time.Minute).at("interop")
+	if err := s.Enable(s.Ctx, s.Mount, nil); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.setIssuer(s.mount); err != nil {
+	if err := s.SetIssuer(s.Ctx, s.Mount); err != nil {
 		t.Fatal(err)
 	}
-	s.must("POST", s.mount+"/config", fields{"status_list_ttl": "1s", "status_list_lifetime": "10m"})
+	s.Must("POST", s.Mount+"/config", fields{"status_list_ttl": "1s", "status_list_lifetime": "10m"})
 	n := startNode(t)
 	var versions map[string]string
-	if err := n.call(s.ctx, "versions", nil, &versions); err != nil {
+	if err := n.call(s.Ctx, "versions", nil, &versions); err != nil {
 		t.Fatal(err)
 	}
 	t.Logf("verified by %v", versions)
 	for _, alg := range algorithms {
-		s.must("POST", s.mount+"/keys/"+alg, fields{"algorithm": alg})
-		s.role(alg, kinds[2].roleBody().with(fields{"key": alg}))
+		s.Must("POST", s.Mount+"/keys/"+alg, fields{"algorithm": alg})
+		s.Role(alg, vaulttest.JWT.RoleBody().With(fields{"key": alg}))
 	}
 	t.Run("discovery", func(t *testing.T) { testDiscovery(s.sub(t), n) })
 	t.Run("algorithms", func(t *testing.T) {
@@ -173,7 +174,7 @@ func TestInterop(t *testing.T) {
 
 // testDiscovery has openid-client configure itself.
 func testDiscovery(s *session, n *node) {
-	issuer := s.issuer(s.mount)
+	issuer := s.Issuer(s.Mount)
 	for name, server := range map[string]string{
 		"from the issuer":        issuer,
 		"from OpenID metadata":   issuer + "/.well-known/openid-configuration",
@@ -186,45 +187,45 @@ func testDiscovery(s *session, n *node) {
 			SubjectTypes  []string `json:"subject_types_supported"`
 			ResponseTypes []string `json:"response_types_supported"`
 		}
-		if err := n.call(s.ctx, "discover", fields{"name": name, "server": server}, &metadata); err != nil {
-			s.t.Fatalf("%s: openid-client: %v", name, err)
+		if err := n.call(s.Ctx, "discover", fields{"name": name, "server": server}, &metadata); err != nil {
+			s.T.Fatalf("%s: openid-client: %v", name, err)
 		}
 		if metadata.Issuer != issuer || metadata.JWKSURI != s.jwksURI() {
-			s.t.Errorf("%s: issuer %q, jwks_uri %q", name, metadata.Issuer, metadata.JWKSURI)
+			s.T.Errorf("%s: issuer %q, jwks_uri %q", name, metadata.Issuer, metadata.JWKSURI)
 		}
 		for _, alg := range algorithms {
 			if strings.Contains(server, "oauth-authorization-server") {
 				break // RFC 8414 has no such field
 			}
 			if !slices.Contains(metadata.Algorithms, alg) {
-				s.t.Errorf("%s: id_token_signing_alg_values_supported is %q, without %s", name, metadata.Algorithms, alg)
+				s.T.Errorf("%s: id_token_signing_alg_values_supported is %q, without %s", name, metadata.Algorithms, alg)
 			}
 		}
 		if strings.Contains(server, "openid") && (len(metadata.SubjectTypes) == 0 || metadata.ResponseTypes == nil) {
-			s.t.Errorf("%s: subject_types_supported %q, response_types_supported %q", name, metadata.SubjectTypes, metadata.ResponseTypes)
+			s.T.Errorf("%s: subject_types_supported %q, response_types_supported %q", name, metadata.SubjectTypes, metadata.ResponseTypes)
 		}
 	}
 	// A key set that nobody tells of in discovery is none that a client finds.
-	if err := n.call(s.ctx, "discover", fields{"name": "nowhere", "server": s.Addr + "/v1/no-such-mount"}, nil); err == nil {
-		s.t.Error("openid-client configures itself from a mount that does not exist")
+	if err := n.call(s.Ctx, "discover", fields{"name": "nowhere", "server": s.Addr + "/v1/no-such-mount"}, nil); err == nil {
+		s.T.Error("openid-client configures itself from a mount that does not exist")
 	}
 }
 
 // testResource verifies with an OAuth library's own access token check, which
 // has found the keys by discovery.
 func testResource(s *session, n *node, alg string) {
-	token := s.issue(alg, nil)
+	token := s.Issue(alg, nil)
 	var claims map[string]any
-	args := fields{"name": "from the issuer", "token": token.Data.Token, "audience": audiences[1]}
-	if err := n.call(s.ctx, "resource", args, &claims); err != nil {
-		s.t.Fatalf("oauth4webapi refuses a token: %v", err)
+	args := fields{"name": "from the issuer", "token": token.Data.Token, "audience": vaulttest.Audiences[1]}
+	if err := n.call(s.Ctx, "resource", args, &claims); err != nil {
+		s.T.Fatalf("oauth4webapi refuses a token: %v", err)
 	}
 	if claims["jti"] != token.Data.TokenID || claims["scope"] != "orders:read stock:read" {
-		s.t.Errorf("oauth4webapi reads jti %v, scope %v", claims["jti"], claims["scope"])
+		s.T.Errorf("oauth4webapi reads jti %v, scope %v", claims["jti"], claims["scope"])
 	}
 	var refused *nodeError
-	if err := n.call(s.ctx, "resource", args.with(fields{"audience": "https://other.example.com"}), nil); !errors.As(err, &refused) {
-		s.t.Errorf("oauth4webapi, for another audience: %v, want it to refuse", err)
+	if err := n.call(s.Ctx, "resource", args.With(fields{"audience": "https://other.example.com"}), nil); !errors.As(err, &refused) {
+		s.T.Errorf("oauth4webapi, for another audience: %v, want it to refuse", err)
 	}
 }
 
@@ -235,11 +236,11 @@ func testRotation(s *session, n *node, alg string) {
 
 	// Before: it verifies, and is refused for another audience or issuer, and
 	// where another algorithm is expected.
-	before := s.issue(alg, nil)
+	before := s.Issue(alg, nil)
 	early.accepts("before the rotation", before)
 	for what, wrong := range map[string]fields{
 		"another audience": {"audience": "https://other.example.com"},
-		"another issuer":   {"issuer": s.issuer("tokens")},
+		"another issuer":   {"issuer": s.Issuer("tokens")},
 	} {
 		early.refuses(what, before.Data.Token, "ERR_JWT_CLAIM_VALIDATION_FAILED", wrong)
 	}
@@ -249,16 +250,16 @@ func testRotation(s *session, n *node, alg string) {
 	// The next key is there before it signs.
 	signing, next := s.inState(alg, "signing"), s.inState(alg, "next")
 	if kids := s.published(); kids[signing.KeyID] != alg || kids[next.KeyID] != alg {
-		s.t.Fatalf("the key set has %v, want the signing and the next key of %s in it", kids, alg)
+		s.T.Fatalf("the key set has %v, want the signing and the next key of %s in it", kids, alg)
 	}
 
 	during := s.issueDuring(alg, 4, func() {
-		rotated := s.must("POST", s.mount+"/keys/"+alg+"/rotate", nil)
+		rotated := s.Must("POST", s.Mount+"/keys/"+alg+"/rotate", nil)
 		if rotated.String("kid") != next.KeyID || rotated.String("next_kid") == "" || rotated.String("next_kid") == next.KeyID {
-			s.t.Errorf("rotate answers kid %q and next_kid %q, want %q and a new one", rotated.String("kid"), rotated.String("next_kid"), next.KeyID)
+			s.T.Errorf("rotate answers kid %q and next_kid %q, want %q and a new one", rotated.String("kid"), rotated.String("next_kid"), next.KeyID)
 		}
 	})
-	after := s.issue(alg, nil)
+	after := s.Issue(alg, nil)
 
 	// A verifier that has asked once, before the rotation, verifies all of them
 	// and never has to ask again.
@@ -266,46 +267,46 @@ func testRotation(s *session, n *node, alg string) {
 		KeyIDs  []string `json:"kids"`
 		Fetches int      `json:"fetches"`
 	}
-	if err := n.call(s.ctx, "verifyAll", early.args(fields{"tokens": append(during, after.Data.Token)}), &all); err != nil {
-		s.t.Fatalf("of %d tokens issued during the rotation: %v", len(during), err)
+	if err := n.call(s.Ctx, "verifyAll", early.args(fields{"tokens": append(during, after.Data.Token)}), &all); err != nil {
+		s.T.Fatalf("of %d tokens issued during the rotation: %v", len(during), err)
 	}
 	slices.Sort(all.KeyIDs)
 	if want := slices.Sorted(slices.Values([]string{signing.KeyID, next.KeyID})); !slices.Equal(all.KeyIDs, want) {
-		s.t.Errorf("the tokens during the rotation were signed by %q, want %q", all.KeyIDs, want)
+		s.T.Errorf("the tokens during the rotation were signed by %q, want %q", all.KeyIDs, want)
 	}
 	if all.Fetches != 1 {
-		s.t.Errorf("the verifier asked for the key set %d times, want once", all.Fetches)
+		s.T.Errorf("the verifier asked for the key set %d times, want once", all.Fetches)
 	}
 
 	// One that asks after the rotation still finds the retired key.
 	if got := late("after").accepts("issued before the rotation", before).Header["kid"]; got != signing.KeyID {
-		s.t.Errorf("signed by %v, want %s", got, signing.KeyID)
+		s.T.Errorf("signed by %v, want %s", got, signing.KeyID)
 	}
 	if got := late("new").accepts("issued after the rotation", after).Header["kid"]; got != next.KeyID {
-		s.t.Errorf("signed by %v, want %s", got, next.KeyID)
+		s.T.Errorf("signed by %v, want %s", got, next.KeyID)
 	}
 	retired := s.inState(alg, "retired")
-	if expires := parseTime(s.t, before.Data.ExpiresAt); parseTime(s.t, retired.NotAfter).Before(expires) {
-		s.t.Errorf("the retired key is published until %s, its token lives until %s", retired.NotAfter, expires)
+	if expires := parseTime(s.T, before.Data.ExpiresAt); parseTime(s.T, retired.NotAfter).Before(expires) {
+		s.T.Errorf("the retired key is published until %s, its token lives until %s", retired.NotAfter, expires)
 	}
 
 	// An emergency drops them all at once, and says what that breaks.
-	dropped := s.must("POST", s.mount+"/keys/"+alg+"/rotate", fields{"emergency": true})
+	dropped := s.Must("POST", s.Mount+"/keys/"+alg+"/rotate", fields{"emergency": true})
 	if len(dropped.Warnings()) == 0 {
-		s.t.Error("an emergency rotation has no warning")
+		s.T.Error("an emergency rotation has no warning")
 	}
-	fresh := s.issue(alg, nil)
+	fresh := s.Issue(alg, nil)
 	verifier := late("after the emergency")
 	verifier.accepts("issued after the emergency", fresh)
 	for what, token := range map[string]*issued{"two rotations ago": before, "before the emergency": after} {
 		verifier.refuses(what, token.Data.Token, joseNoKey, nil)
-		s.wantInactive(token.Data.Token)
+		s.WantInactive(token.Data.Token)
 	}
-	s.wantActive(fresh)
+	s.WantActive(fresh)
 	kids := s.published()
 	for _, old := range []keyVersion{signing, next, retired} {
 		if _, there := kids[old.KeyID]; there {
-			s.t.Errorf("the key set has %s after an emergency", old.KeyID)
+			s.T.Errorf("the key set has %s after an emergency", old.KeyID)
 		}
 	}
 }
@@ -313,8 +314,8 @@ func testRotation(s *session, n *node, alg string) {
 // issueDuring calls f while others issue, and returns what they got: some
 // before, some meanwhile, some after.
 func (s *session) issueDuring(role string, issuers int, f func()) (tokens []string) {
-	s.t.Helper()
-	ctx, stop := context.WithCancel(s.ctx)
+	s.T.Helper()
+	ctx, stop := context.WithCancel(s.Ctx)
 	defer stop()
 	var mu sync.Mutex
 	count := func() int {
@@ -327,7 +328,7 @@ func (s *session) issueDuring(role string, issuers int, f func()) (tokens []stri
 	for range issuers {
 		running.Go(func() {
 			for ctx.Err() == nil {
-				token, err := s.issueAt(s.ctx, s.Client(s.app), s.mount, role, nil)
+				token, err := s.IssueAt(s.Ctx, s.Client(s.App), s.Mount, role, nil)
 				if err != nil {
 					failed <- err
 					return
@@ -340,8 +341,8 @@ func (s *session) issueDuring(role string, issuers int, f func()) (tokens []stri
 	}
 	more := func() {
 		start := count()
-		if err := vaulttest.Poll(s.ctx, 20*time.Second, func() (bool, error) { return count() >= start+2*issuers || len(failed) > 0, nil }); err != nil {
-			s.t.Error(err)
+		if err := suite.Poll(s.Ctx, 20*time.Second, func() (bool, error) { return count() >= start+2*issuers || len(failed) > 0, nil }); err != nil {
+			s.T.Error(err)
 		}
 	}
 	more()
@@ -351,7 +352,7 @@ func (s *session) issueDuring(role string, issuers int, f func()) (tokens []stri
 	running.Wait()
 	select {
 	case err := <-failed:
-		s.t.Errorf("issue during a rotation: %v", err)
+		s.T.Errorf("issue during a rotation: %v", err)
 	default:
 	}
 	return tokens
@@ -361,21 +362,21 @@ func (s *session) issueDuring(role string, issuers int, f func()) (tokens []stri
 // clock stands still, so that it is the missing key that it refuses.
 func testKeyRemoval(s *session, n *node, alg string) {
 	name := "gone-" + alg
-	s.must("POST", s.mount+"/keys/"+name, fields{"algorithm": alg})
-	s.role(name, kinds[2].roleBody().with(fields{"key": name, "ttl": "1s"}))
-	token := s.issue(name, nil)
-	at := fields{"at": parseTime(s.t, token.Data.IssuedAt).Unix()}
+	s.Must("POST", s.Mount+"/keys/"+name, fields{"algorithm": alg})
+	s.Role(name, vaulttest.JWT.RoleBody().With(fields{"key": name, "ttl": "1s"}))
+	token := s.Issue(name, nil)
+	at := fields{"at": parseTime(s.T, token.Data.IssuedAt).Unix()}
 	if _, err := s.verifier(n, name+", there", alg).verify(token.Data.Token, at); err != nil {
-		s.t.Fatalf("jose refuses a token of a key that is there: %v", err)
+		s.T.Fatalf("jose refuses a token of a key that is there: %v", err)
 	}
-	s.answers(http.StatusBadRequest, "DELETE", s.mount+"/keys/"+name, nil)
-	s.must("DELETE", s.mount+"/roles/"+name, nil)
+	s.Answers(http.StatusBadRequest, "DELETE", s.Mount+"/keys/"+name, nil)
+	s.Must("DELETE", s.Mount+"/roles/"+name, nil)
 	// What signed can sign no more: its tokens are bounded by what the key
 	// reserved, which is longer than they live.
-	s.must("POST", s.mount+"/keys/"+name+"/rotate", fields{"emergency": true})
-	s.must("DELETE", s.mount+"/keys/"+name, nil)
+	s.Must("POST", s.Mount+"/keys/"+name+"/rotate", fields{"emergency": true})
+	s.Must("DELETE", s.Mount+"/keys/"+name, nil)
 	s.verifier(n, name+", gone", alg).refuses("a token of a deleted key", token.Data.Token, joseNoKey, at)
-	s.answers(http.StatusNotFound, "GET", s.mount+"/keys/"+name, nil)
+	s.Answers(http.StatusNotFound, "GET", s.Mount+"/keys/"+name, nil)
 }
 
 // statusFacts are what a verifier in interop/statuslist.mjs saw, after it has
@@ -397,12 +398,12 @@ type statusFacts struct {
 // list alone, and of no other; also after the key that signs it was replaced.
 func testStatus(s *session, n *node, alg string) {
 	verifier := s.verifier(n, alg+", status", alg)
-	revoked, other := s.issue(alg, nil), s.issue(alg, nil)
+	revoked, other := s.Issue(alg, nil), s.Issue(alg, nil)
 	status := func(token *issued) statusFacts {
-		s.t.Helper()
+		s.T.Helper()
 		var facts statusFacts
-		if err := n.call(s.ctx, "status", fields{"verifier": verifier.name, "token": token.Data.Token}, &facts); err != nil {
-			s.t.Fatalf("the status of a token: %v", err)
+		if err := n.call(s.Ctx, "status", fields{"verifier": verifier.name, "token": token.Data.Token}, &facts); err != nil {
+			s.T.Fatalf("the status of a token: %v", err)
 		}
 		return facts
 	}
@@ -412,34 +413,34 @@ func testStatus(s *session, n *node, alg string) {
 		ContentType: "application/statuslist+jwt", CacheControl: "public, max-age=1",
 	}
 	if facts != want {
-		s.t.Errorf("the list: %+v, want %+v", facts, want)
+		s.T.Errorf("the list: %+v, want %+v", facts, want)
 	}
 	if other := status(other); other.Status != 0 || other.Index == facts.Index {
-		s.t.Errorf("another token has status %d and index %d; the first has index %d", other.Status, other.Index, facts.Index)
+		s.T.Errorf("another token has status %d and index %d; the first has index %d", other.Status, other.Index, facts.Index)
 	}
-	if err := revokers[0].revoke(s.ctx, s.server, revoked); err != nil {
-		s.t.Fatal(err)
+	if err := vaulttest.ByLease.Revoke(s.Ctx, s.Deployment, revoked); err != nil {
+		s.T.Fatal(err)
 	}
-	if err := vaulttest.Poll(s.ctx, 10*time.Second, func() (bool, error) { return status(revoked).Status == 1, nil }); err != nil {
-		s.t.Fatalf("the verifier still accepts a revoked token: %v", err)
+	if err := suite.Poll(s.Ctx, 10*time.Second, func() (bool, error) { return status(revoked).Status == 1, nil }); err != nil {
+		s.T.Fatalf("the verifier still accepts a revoked token: %v", err)
 	}
 	if got := status(other).Status; got != 0 {
-		s.t.Errorf("a token that was not revoked has status %d", got)
+		s.T.Errorf("a token that was not revoked has status %d", got)
 	}
 	// The signature says nothing of it, which is why there is a list.
 	verifier.accepts("a revoked token, by its signature", revoked)
 
-	s.must("POST", s.mount+"/keys/"+alg+"/rotate", fields{"emergency": true})
+	s.Must("POST", s.Mount+"/keys/"+alg+"/rotate", fields{"emergency": true})
 	verifier = s.verifier(n, alg+", status after an emergency", alg)
-	third := s.issue(alg, nil)
-	if err := vaulttest.Poll(s.ctx, 10*time.Second, func() (bool, error) {
+	third := s.Issue(alg, nil)
+	if err := suite.Poll(s.Ctx, 10*time.Second, func() (bool, error) {
 		var facts statusFacts
-		if err := n.call(s.ctx, "status", fields{"verifier": verifier.name, "token": third.Data.Token}, &facts); err != nil {
+		if err := n.call(s.Ctx, "status", fields{"verifier": verifier.name, "token": third.Data.Token}, &facts); err != nil {
 			return false, err
 		}
 		return facts.Status == 0 && facts.KeyID == s.inState(alg, "signing").KeyID, nil
 	}); err != nil {
-		s.t.Errorf("the list after an emergency is not signed by the new key: %v", err)
+		s.T.Errorf("the list after an emergency is not signed by the new key: %v", err)
 	}
 }
 
@@ -450,24 +451,24 @@ func testProof(s *session, n *node) {
 		var made struct {
 			Thumbprint string `json:"jkt"`
 		}
-		if err := n.call(s.ctx, "newProofKey", fields{"name": name}, &made); err != nil {
-			s.t.Fatal(err)
+		if err := n.call(s.Ctx, "newProofKey", fields{"name": name}, &made); err != nil {
+			s.T.Fatal(err)
 		}
 		return made.Thumbprint
 	}
 	mine := newKey("mine")
 	newKey("a thief's")
-	token := s.issue("ES256", fields{"cnf": fields{"jkt": mine}})
+	token := s.Issue("ES256", fields{"cnf": fields{"jkt": mine}})
 	present := func(with fields) error {
-		return n.call(s.ctx, "resource", fields{"name": "from the issuer", "token": token.Data.Token, "audience": audiences[0]}.with(with), nil)
+		return n.call(s.Ctx, "resource", fields{"name": "from the issuer", "token": token.Data.Token, "audience": vaulttest.Audiences[0]}.With(with), nil)
 	}
 	if err := present(fields{"proofKey": "mine"}); err != nil {
-		s.t.Errorf("oauth4webapi refuses a token with its holder's proof: %v", err)
+		s.T.Errorf("oauth4webapi refuses a token with its holder's proof: %v", err)
 	}
 	for what, with := range map[string]fields{"without a proof": nil, "with another's proof": {"proofKey": "a thief's"}} {
 		var refused *nodeError
 		if err := present(with); !errors.As(err, &refused) {
-			s.t.Errorf("a bound token %s: %v, want oauth4webapi to refuse it", what, err)
+			s.T.Errorf("a bound token %s: %v, want oauth4webapi to refuse it", what, err)
 		}
 	}
 }

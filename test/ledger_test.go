@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/test/suite"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/test/vaulttest"
 )
 
@@ -29,12 +30,12 @@ type entry struct {
 }
 
 // ledgerRole is the role of a kind that a ledger's tokens have.
-func (k kind) ledgerRole() string { return "ledger-" + k.name }
+func ledgerRole(k vaulttest.TokenType) string { return "ledger-" + k.Name }
 
 // kindOf is the kind of a token.
-func kindOf(token *issued) kind {
-	for _, k := range kinds {
-		if k.name == token.Data.TokenType {
+func kindOf(token *issued) vaulttest.TokenType {
+	for _, k := range vaulttest.TokenTypes {
+		if k.Name == token.Data.TokenType {
 			return k
 		}
 	}
@@ -42,15 +43,15 @@ func kindOf(token *issued) kind {
 }
 
 func (s *session) writeLedgerRoles() {
-	s.t.Helper()
-	for _, k := range kinds {
-		s.role(k.ledgerRole(), k.roleBody())
+	s.T.Helper()
+	for _, k := range vaulttest.TokenTypes {
+		s.Role(ledgerRole(k), k.RoleBody())
 	}
 }
 
 // issue issues a token and enters it.
-func (l *ledger) issue(ctx context.Context, s *server, k kind) (*entry, error) {
-	token, err := s.issueAt(ctx, s.Client(s.app), vaulttest.MountPath, k.ledgerRole(), nil)
+func (l *ledger) issue(ctx context.Context, s *vaulttest.Deployment, k vaulttest.TokenType) (*entry, error) {
+	token, err := s.IssueAt(ctx, s.Client(s.App), vaulttest.MountPath, ledgerRole(k), nil)
 	if err != nil {
 		return nil, err
 	}
@@ -66,26 +67,26 @@ func (l *ledger) issue(ctx context.Context, s *server, k kind) (*entry, error) {
 }
 
 // revoke ends a token by the n-th way that its kind has.
-func (l *ledger) revoke(ctx context.Context, s *server, e *entry, n int) error {
-	ways := len(revokers)
-	if !kindOf(e.issued).opaque {
+func (l *ledger) revoke(ctx context.Context, s *vaulttest.Deployment, e *entry, n int) error {
+	ways := len(vaulttest.Revokers)
+	if !kindOf(e.issued).Opaque {
 		ways-- // by id is for opaque tokens
 	}
-	err := revokers[n%ways].revoke(ctx, s, e.issued)
+	err := vaulttest.Revokers[n%ways].Revoke(ctx, s, e.issued)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if err != nil {
 		e.unsure = !e.revoked
-		return fmt.Errorf("%s: %w", revokers[n%ways].name, err)
+		return fmt.Errorf("%s: %w", vaulttest.Revokers[n%ways].Name, err)
 	}
 	e.revoked, e.unsure = true, false
 	return nil
 }
 
 // renew extends a token to about its role's maximum.
-func (l *ledger) renew(ctx context.Context, s *server, e *entry) error {
+func (l *ledger) renew(ctx context.Context, s *vaulttest.Deployment, e *entry) error {
 	before := time.Now()
-	if err := s.status(ctx, s.app, "PUT", "sys/leases/renew", fields{"lease_id": e.LeaseID, "increment": "50m"}, http.StatusOK); err != nil {
+	if err := s.Expect(ctx, s.App, "PUT", "sys/leases/renew", fields{"lease_id": e.LeaseID, "increment": "50m"}, http.StatusOK); err != nil {
 		return err
 	}
 	l.mu.Lock()
@@ -95,12 +96,12 @@ func (l *ledger) renew(ctx context.Context, s *server, e *entry) error {
 }
 
 // check asks about every token and compares the answers with the ledger.
-func (l *ledger) check(ctx context.Context, s *server) error {
+func (l *ledger) check(ctx context.Context, s *vaulttest.Deployment) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	var problems []error
 	for _, e := range l.tokens {
-		data, err := s.introspectAt(ctx, vaulttest.MountPath, e.Data.Token, nil)
+		data, err := s.IntrospectAt(ctx, vaulttest.MountPath, e.Data.Token, nil)
 		if err != nil {
 			return err
 		}
@@ -136,12 +137,12 @@ func (l *ledger) counts() (live, revoked, unsure int) {
 }
 
 // live returns up to n tokens of a kind that were not revoked.
-func (l *ledger) live(k kind, n int) []*entry {
+func (l *ledger) live(k vaulttest.TokenType, n int) []*entry {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	var out []*entry
 	for _, e := range l.tokens {
-		if len(out) < n && e.Data.TokenType == k.name && !e.revoked && !e.unsure {
+		if len(out) < n && e.Data.TokenType == k.Name && !e.revoked && !e.unsure {
 			out = append(out, e)
 		}
 	}
@@ -150,9 +151,9 @@ func (l *ledger) live(k kind, n int) []*entry {
 
 // use issues perKind tokens of every kind, renews one and revokes some, by
 // every way in turn.
-func (l *ledger) use(t *testing.T, ctx context.Context, s *server, perKind int) {
+func (l *ledger) use(t *testing.T, ctx context.Context, s *vaulttest.Deployment, perKind int) {
 	t.Helper()
-	for _, k := range kinds {
+	for _, k := range vaulttest.TokenTypes {
 		for range perKind {
 			if _, err := l.issue(ctx, s, k); err != nil {
 				t.Fatal(err)
@@ -163,7 +164,7 @@ func (l *ledger) use(t *testing.T, ctx context.Context, s *server, perKind int) 
 				t.Fatal(err)
 			}
 		}
-		if !k.renewable {
+		if !k.Renewable {
 			continue
 		}
 		for _, e := range l.live(k, 1) {
@@ -175,7 +176,7 @@ func (l *ledger) use(t *testing.T, ctx context.Context, s *server, perKind int) 
 }
 
 // mustHold checks the ledger now.
-func (l *ledger) mustHold(t *testing.T, ctx context.Context, s *server, when string) {
+func (l *ledger) mustHold(t *testing.T, ctx context.Context, s *vaulttest.Deployment, when string) {
 	t.Helper()
 	if err := l.check(ctx, s); err != nil {
 		t.Fatalf("%s: %v", when, err)
@@ -186,10 +187,10 @@ func (l *ledger) mustHold(t *testing.T, ctx context.Context, s *server, when str
 
 // mustHoldSoon is mustHold once the plugin answers again: a request that meets
 // a dying plugin fails, which is no wrong answer.
-func (l *ledger) mustHoldSoon(t *testing.T, ctx context.Context, s *server, when string) {
+func (l *ledger) mustHoldSoon(t *testing.T, ctx context.Context, s *vaulttest.Deployment, when string) {
 	t.Helper()
-	err := vaulttest.Poll(ctx, 30*time.Second, func() (bool, error) {
-		_, err := s.introspectAt(ctx, vaulttest.MountPath, "x", nil)
+	err := suite.Poll(ctx, 30*time.Second, func() (bool, error) {
+		_, err := s.IntrospectAt(ctx, vaulttest.MountPath, "x", nil)
 		return err == nil, err
 	})
 	if err != nil {

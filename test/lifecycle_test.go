@@ -11,49 +11,20 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/test/suite"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/test/vaulttest"
 )
 
-// kind is a token_type and what differs between them.
-type kind struct {
-	name      string
-	opaque    bool
-	prefix    string // of the token
-	renewable bool
-}
-
-var kinds = []kind{
-	{name: "api_key", opaque: true, prefix: "vtk", renewable: true},
-	{name: "bearer", opaque: true, prefix: "vtb", renewable: true},
-	{name: "jwt", prefix: "eyJ"},
-}
-
-var audiences = []string{"https://orders.example.com", "https://stock.example.com"}
-
-// roleBody is a role of a kind that uses most of what roles offer.
-func (k kind) roleBody() fields {
-	return fields{
-		"token_type":     k.name,
-		"allowed_scopes": []string{"orders:*", "stock:read"},
-		"default_scopes": []string{"orders:read", "stock:read"},
-		"ttl":            "10m",
-		"max_ttl":        "1h",
-		"audiences":      audiences,
-		"metadata":       map[string]string{"team": "payments"},
-	}
-}
-
 // eachKind runs a test for every kind of token with a role of that kind, in a
 // session of its own.
-func eachKind(t *testing.T, change fields, test func(s *session, k kind, role string)) {
+func eachKind(t *testing.T, change fields, test func(s *session, k vaulttest.TokenType, role string)) {
 	t.Helper()
-	server := common(t)
-	for _, k := range kinds {
-		t.Run(k.name, func(t *testing.T) {
+	for _, k := range vaulttest.TokenTypes {
+		t.Run(k.Name, func(t *testing.T) {
 			t.Parallel() // a role each, and much waiting for time to pass
-			s := server.in(t, deadline(t, time.Minute))
+			s := common(t, time.Minute)
 			role := strings.NewReplacer("/", "-", "Test", "").Replace(t.Name())
-			s.role(role, k.roleBody().with(change))
+			s.Role(role, k.RoleBody().With(change))
 			test(s, k, role)
 		})
 	}
@@ -68,38 +39,38 @@ var (
 )
 
 func TestIssueWithDefaults(t *testing.T) {
-	eachKind(t, nil, func(s *session, k kind, role string) {
+	eachKind(t, nil, func(s *session, k vaulttest.TokenType, role string) {
 		before := time.Now().Truncate(time.Second)
-		token := s.issue(role, nil)
-		wantKeys(s.t, "creds", token.keys, credsKeys...)
+		token := s.Issue(role, nil)
+		wantKeys(s.T, "creds", token.Keys, credsKeys...)
 		d := token.Data
 		want := d
-		want.TokenType, want.Role = k.name, role
+		want.TokenType, want.Role = k.Name, role
 		want.Scopes, want.Scope = []string{"orders:read", "stock:read"}, "orders:read stock:read"
-		want.ExpiresIn, want.Audience, want.Metadata = 600, audiences, map[string]string{"team": "payments"}
+		want.ExpiresIn, want.Audience, want.Metadata = 600, vaulttest.Audiences, map[string]string{"team": "payments"}
 		if got, want := fmt.Sprintf("%+v", d), fmt.Sprintf("%+v", want); got != want {
-			s.t.Errorf("data is\n%s, want\n%s", redact(got, d.Token), redact(want, d.Token))
+			s.T.Errorf("data is\n%s, want\n%s", redact(got, d.Token), redact(want, d.Token))
 		}
-		issuedAt, expiresAt := parseTime(s.t, d.IssuedAt), parseTime(s.t, d.ExpiresAt)
+		issuedAt, expiresAt := parseTime(s.T, d.IssuedAt), parseTime(s.T, d.ExpiresAt)
 		if issuedAt.Before(before) || issuedAt.After(time.Now()) || expiresAt.Sub(issuedAt) != 10*time.Minute {
-			s.t.Errorf("issued_at %s, expires_at %s, want now and 10m later", d.IssuedAt, d.ExpiresAt)
+			s.T.Errorf("issued_at %s, expires_at %s, want now and 10m later", d.IssuedAt, d.ExpiresAt)
 		}
 		if want := "tokens/creds/" + role + "/"; !strings.HasPrefix(token.LeaseID, want) {
-			s.t.Errorf("lease_id is %q, want it under %s", token.LeaseID, want)
+			s.T.Errorf("lease_id is %q, want it under %s", token.LeaseID, want)
 		}
-		if token.LeaseDuration != 600 || token.Renewable != k.renewable {
-			s.t.Errorf("lease of %d s, renewable=%t; want 600 s, %t", token.LeaseDuration, token.Renewable, k.renewable)
+		if token.LeaseDuration != 600 || token.Renewable != k.Renewable {
+			s.T.Errorf("lease of %d s, renewable=%t; want 600 s, %t", token.LeaseDuration, token.Renewable, k.Renewable)
 		}
-		if !tokenIDShape.MatchString(d.TokenID) || !strings.HasPrefix(d.Token, k.prefix) {
-			s.t.Errorf("token_id %q, token starts with %q", d.TokenID, d.Token[:3])
+		if !tokenIDShape.MatchString(d.TokenID) || !strings.HasPrefix(d.Token, k.Prefix) {
+			s.T.Errorf("token_id %q, token starts with %q", d.TokenID, d.Token[:3])
 		}
-		if k.opaque {
-			checkOpaque(s.t, token, k.prefix)
+		if k.Opaque {
+			checkOpaque(s.T, token, k.Prefix)
 		} else {
 			checkJWT(s, token)
 		}
 		if len(token.Warnings) > 0 {
-			s.t.Errorf("warnings: %q", token.Warnings)
+			s.T.Errorf("warnings: %q", token.Warnings)
 		}
 	})
 }
@@ -132,132 +103,132 @@ func checksum(body string) string {
 }
 
 func checkJWT(s *session, token *issued) {
-	s.t.Helper()
+	s.T.Helper()
 	header, claims := s.verifyOffline(token.Data.Token)
 	if header["typ"] != "at+jwt" || header["alg"] != "ES256" || len(header) != 3 {
-		s.t.Errorf("header is %v, want typ at+jwt, alg ES256, kid and no more", header)
+		s.T.Errorf("header is %v, want typ at+jwt, alg ES256, kid and no more", header)
 	}
-	wantKeys(s.t, "claims", claims, jwtClaimsKeys...)
-	issuedAt := parseTime(s.t, token.Data.IssuedAt).Unix()
+	wantKeys(s.T, "claims", claims, jwtClaimsKeys...)
+	issuedAt := parseTime(s.T, token.Data.IssuedAt).Unix()
 	for name, want := range map[string]any{
-		"iss":       s.issuer(s.mount),
-		"sub":       s.entity,
-		"client_id": s.entity,
+		"iss":       s.Issuer(s.Mount),
+		"sub":       s.Entity,
+		"client_id": s.Entity,
 		"jti":       token.Data.TokenID,
 		"scope":     "orders:read stock:read",
 		"iat":       float64(issuedAt),
 		"nbf":       float64(issuedAt - 30),
 		"exp":       float64(issuedAt + 600),
-		"aud":       []any{audiences[0], audiences[1]},
+		"aud":       []any{vaulttest.Audiences[0], vaulttest.Audiences[1]},
 		"metadata":  map[string]any{"team": "payments"},
 	} {
 		if got := claims[name]; fmt.Sprint(got) != fmt.Sprint(want) {
-			s.t.Errorf("claim %s is %v, want %v", name, got, want)
+			s.T.Errorf("claim %s is %v, want %v", name, got, want)
 		}
 	}
 	status, _ := claims["status"].(map[string]any)
 	list, _ := status["status_list"].(map[string]any)
 	uri, _ := list["uri"].(string)
-	if _, ok := list["idx"].(float64); !ok || !strings.HasPrefix(uri, s.issuer(s.mount)+"/status/") {
-		s.t.Errorf("claim status is %v, want status_list with idx and uri", claims["status"])
+	if _, ok := list["idx"].(float64); !ok || !strings.HasPrefix(uri, s.Issuer(s.Mount)+"/status/") {
+		s.T.Errorf("claim status is %v, want status_list with idx and uri", claims["status"])
 	}
 }
 
 // verifyOffline verifies a JWT as an API server does: with the key set, which
 // needs no Vault token.
 func (s *session) verifyOffline(token string) (header, claims map[string]any) {
-	s.t.Helper()
-	jwks, err := s.Anonymous().Must(s.ctx, "GET", s.mount+"/jwks", nil)
+	s.T.Helper()
+	jwks, err := s.Anonymous().Must(s.Ctx, "GET", s.Mount+"/jwks", nil)
 	if err != nil {
-		s.t.Fatal(err)
+		s.T.Fatal(err)
 	}
 	if got := jwks.Header.Get("Cache-Control"); !strings.Contains(got, "max-age=") {
-		s.t.Errorf("Cache-Control of the key set is %q, want a max-age", got)
+		s.T.Errorf("Cache-Control of the key set is %q, want a max-age", got)
 	}
 	header, claims, err = verifyJWT(token, jwks.Raw)
 	if err != nil {
-		s.t.Fatal(err)
+		s.T.Fatal(err)
 	}
 	return header, claims
 }
 
 func TestIssueNarrowed(t *testing.T) {
-	eachKind(t, nil, func(s *session, k kind, role string) {
-		token := s.issue(role, fields{
+	eachKind(t, nil, func(s *session, k vaulttest.TokenType, role string) {
+		token := s.Issue(role, fields{
 			"scopes":   []string{"orders:write"},
 			"ttl":      "2m",
-			"audience": audiences[1:],
+			"audience": vaulttest.Audiences[1:],
 			"metadata": map[string]string{"job": "nightly"},
 		})
 		d := token.Data
 		if d.Scope != "orders:write" || !slices.Equal(d.Scopes, []string{"orders:write"}) || d.ExpiresIn != 120 || token.LeaseDuration != 120 {
-			s.t.Errorf("scope %q, scopes %q, expires_in %d, lease %d s; want orders:write for 120 s", d.Scope, d.Scopes, d.ExpiresIn, token.LeaseDuration)
+			s.T.Errorf("scope %q, scopes %q, expires_in %d, lease %d s; want orders:write for 120 s", d.Scope, d.Scopes, d.ExpiresIn, token.LeaseDuration)
 		}
-		if !slices.Equal(d.Audience, audiences[1:]) || !maps.Equal(d.Metadata, map[string]string{"team": "payments", "job": "nightly"}) {
-			s.t.Errorf("audience %q, metadata %v", d.Audience, d.Metadata)
+		if !slices.Equal(d.Audience, vaulttest.Audiences[1:]) || !maps.Equal(d.Metadata, map[string]string{"team": "payments", "job": "nightly"}) {
+			s.T.Errorf("audience %q, metadata %v", d.Audience, d.Metadata)
 		}
-		data := s.introspect(d.Token, fields{"audience": audiences[1]})
+		data := s.Introspect(d.Token, fields{"audience": vaulttest.Audiences[1]})
 		if data["active"] != true || data["scope"] != "orders:write" || fmt.Sprint(data["metadata"]) != "map[job:nightly team:payments]" {
-			s.t.Errorf("introspection says %v", data)
+			s.T.Errorf("introspection says %v", data)
 		}
-		none := s.issue(role, fields{"scopes": []string{}})
-		if len(none.Data.Scopes) != 0 || s.introspect(none.Data.Token, nil)["scope"] != "" {
-			s.t.Errorf("a token asked for without scopes has %q", none.Data.Scopes)
+		none := s.Issue(role, fields{"scopes": []string{}})
+		if len(none.Data.Scopes) != 0 || s.Introspect(none.Data.Token, nil)["scope"] != "" {
+			s.T.Errorf("a token asked for without scopes has %q", none.Data.Scopes)
 		}
 	})
 }
 
 func TestWideningIsRefused(t *testing.T) {
-	eachKind(t, nil, func(s *session, k kind, role string) {
+	eachKind(t, nil, func(s *session, k vaulttest.TokenType, role string) {
 		for field, tc := range map[string]struct {
 			value any
 			names string // what the message must name: that which is not allowed
 		}{
 			"scopes":   {[]string{"orders:read", "admin"}, "admin"},
 			"ttl":      {"11m", "11m"},
-			"audience": {[]string{audiences[0], "https://other.example.com"}, "https://other.example.com"},
+			"audience": {[]string{vaulttest.Audiences[0], "https://other.example.com"}, "https://other.example.com"},
 			"metadata": {map[string]string{"team": "red"}, "team"},
 		} {
-			resp, err := s.Client(s.app).Do(s.ctx, "POST", "tokens/creds/"+role, fields{field: tc.value})
+			resp, err := s.Client(s.App).Do(s.Ctx, "POST", "tokens/creds/"+role, fields{field: tc.value})
 			if err != nil {
-				s.t.Fatal(err)
+				s.T.Fatal(err)
 			}
-			if resp.Status != http.StatusBadRequest || !errorNames(resp, field) || !strings.Contains(resp.Errors()[0], tc.names) {
-				s.t.Errorf("wider %s: %d %q, want a 400 that names %s and %s", field, resp.Status, resp.Errors(), field, tc.names)
+			if resp.Status != http.StatusBadRequest || !vaulttest.ErrorNames(resp, field) || !strings.Contains(resp.Errors()[0], tc.names) {
+				s.T.Errorf("wider %s: %d %q, want a 400 that names %s and %s", field, resp.Status, resp.Errors(), field, tc.names)
 			}
 		}
 	})
 }
 
 func TestIntrospectActive(t *testing.T) {
-	eachKind(t, nil, func(s *session, k kind, role string) {
-		token := s.issue(role, nil)
-		data := s.introspect(token.Data.Token, nil)
+	eachKind(t, nil, func(s *session, k vaulttest.TokenType, role string) {
+		token := s.Issue(role, nil)
+		data := s.Introspect(token.Data.Token, nil)
 		keys := activeKeys
-		if !k.opaque {
+		if !k.Opaque {
 			keys = append(slices.Clone(keys), "jti", "nbf")
 		}
-		wantKeys(s.t, "introspection", data, keys...)
-		issuedAt := parseTime(s.t, token.Data.IssuedAt).Unix()
+		wantKeys(s.T, "introspection", data, keys...)
+		issuedAt := parseTime(s.T, token.Data.IssuedAt).Unix()
 		for name, want := range map[string]any{
-			"active": true, "token_id": token.Data.TokenID, "token_type": k.name, "role": role,
-			"scope": "orders:read stock:read", "client_id": s.entity, "sub": s.entity,
-			"iss": s.issuer(s.mount), "iat": float64(issuedAt), "exp": float64(issuedAt + 600),
-			"aud": []any{audiences[0], audiences[1]}, "metadata": map[string]any{"team": "payments"},
+			"active": true, "token_id": token.Data.TokenID, "token_type": k.Name, "role": role,
+			"scope": "orders:read stock:read", "client_id": s.Entity, "sub": s.Entity,
+			"iss": s.Issuer(s.Mount), "iat": float64(issuedAt), "exp": float64(issuedAt + 600),
+			"aud": []any{vaulttest.Audiences[0], vaulttest.Audiences[1]}, "metadata": map[string]any{"team": "payments"},
 		} {
 			if got := data[name]; fmt.Sprint(got) != fmt.Sprint(want) {
-				s.t.Errorf("%s is %v, want %v", name, got, want)
+				s.T.Errorf("%s is %v, want %v", name, got, want)
 			}
 		}
-		if !k.opaque && (data["jti"] != token.Data.TokenID || data["nbf"] != float64(issuedAt-30)) {
-			s.t.Errorf("jti %v, nbf %v", data["jti"], data["nbf"])
+		if !k.Opaque && (data["jti"] != token.Data.TokenID || data["nbf"] != float64(issuedAt-30)) {
+			s.T.Errorf("jti %v, nbf %v", data["jti"], data["nbf"])
 		}
 	})
 }
 
 func TestIntrospectChecks(t *testing.T) {
-	eachKind(t, fields{"bound_cidrs": []string{"10.1.0.0/16", "2001:db8::/32", "192.0.2.7"}}, func(s *session, k kind, role string) {
-		token := s.issue(role, nil)
+	eachKind(t, fields{"bound_cidrs": []string{"10.1.0.0/16", "2001:db8::/32", "192.0.2.7"}}, func(s *session, k vaulttest.TokenType, role string) {
+		token := s.Issue(role, nil)
 		inside := fields{"client_ip": "10.1.2.3"}
 		for name, tc := range map[string]struct {
 			checks fields
@@ -270,30 +241,30 @@ func TestIntrospectChecks(t *testing.T) {
 			"a single address":          {fields{"client_ip": "192.0.2.7"}, nil},
 			"outside":                   {fields{"client_ip": "10.2.0.1"}, []string{"client_ip_failed"}},
 			"IPv6 outside":              {fields{"client_ip": "2001:db9::1"}, []string{"client_ip_failed"}},
-			"has the scopes":            {inside.with(fields{"required_scopes": []string{"stock:read", "orders:read"}}), nil},
-			"lacks a scope":             {inside.with(fields{"required_scopes": []string{"orders:read", "orders:write"}}), []string{"scope_failed"}},
-			"is for the audience":       {inside.with(fields{"audience": audiences[1]}), nil},
-			"is not for the audience":   {inside.with(fields{"audience": "https://other.example.com"}), []string{"audience_failed"}},
-			"part of an audience fails": {inside.with(fields{"audience": "https://orders.example"}), []string{"audience_failed"}},
+			"has the scopes":            {inside.With(fields{"required_scopes": []string{"stock:read", "orders:read"}}), nil},
+			"lacks a scope":             {inside.With(fields{"required_scopes": []string{"orders:read", "orders:write"}}), []string{"scope_failed"}},
+			"is for the audience":       {inside.With(fields{"audience": vaulttest.Audiences[1]}), nil},
+			"is not for the audience":   {inside.With(fields{"audience": "https://other.example.com"}), []string{"audience_failed"}},
+			"part of an audience fails": {inside.With(fields{"audience": "https://orders.example"}), []string{"audience_failed"}},
 			"everything fails": {
 				fields{"client_ip": "::1", "required_scopes": "admin", "audience": "x"},
 				[]string{"audience_failed", "client_ip_failed", "scope_failed"},
 			},
 		} {
-			data := s.introspect(token.Data.Token, tc.checks)
+			data := s.Introspect(token.Data.Token, tc.checks)
 			if len(tc.failed) == 0 {
 				if data["active"] != true {
-					s.t.Errorf("%s: %v, want active", name, data)
+					s.T.Errorf("%s: %v, want active", name, data)
 				}
 				continue
 			}
-			wantKeys(s.t, name, data, append([]string{"active", "role", "token_id"}, tc.failed...)...)
+			wantKeys(s.T, name, data, append([]string{"active", "role", "token_id"}, tc.failed...)...)
 			if data["active"] != false || data["token_id"] != token.Data.TokenID {
-				s.t.Errorf("%s: %v, want active=false and the token_id", name, data)
+				s.T.Errorf("%s: %v, want active=false and the token_id", name, data)
 			}
 			for _, check := range tc.failed {
 				if data[check] != true {
-					s.t.Errorf("%s: %s is %v, want true", name, check, data[check])
+					s.T.Errorf("%s: %s is %v, want true", name, check, data[check])
 				}
 			}
 		}
@@ -301,115 +272,115 @@ func TestIntrospectChecks(t *testing.T) {
 }
 
 func TestRenew(t *testing.T) {
-	eachKind(t, nil, func(s *session, k kind, role string) {
-		token := s.issue(role, fields{"ttl": "1m"})
-		resp, err := s.Client(s.app).Do(s.ctx, "PUT", "sys/leases/renew", fields{"lease_id": token.LeaseID, "increment": 300})
+	eachKind(t, nil, func(s *session, k vaulttest.TokenType, role string) {
+		token := s.Issue(role, fields{"ttl": "1m"})
+		resp, err := s.Client(s.App).Do(s.Ctx, "PUT", "sys/leases/renew", fields{"lease_id": token.LeaseID, "increment": 300})
 		if err != nil {
-			s.t.Fatal(err)
+			s.T.Fatal(err)
 		}
-		if !k.renewable {
+		if !k.Renewable {
 			if resp.Status != http.StatusBadRequest || !strings.Contains(fmt.Sprint(resp.Errors()), "not renewable") {
-				s.t.Errorf("renewing a jwt: %d %q, want a 400", resp.Status, resp.Errors())
+				s.T.Errorf("renewing a jwt: %d %q, want a 400", resp.Status, resp.Errors())
 			}
-			s.wantActive(token)
+			s.WantActive(token)
 			return
 		}
 		if resp.Status != http.StatusOK || resp.Body["lease_duration"] != float64(300) {
-			s.t.Fatalf("renew: %d, lease_duration %v, want 300: %q", resp.Status, resp.Body["lease_duration"], resp.Errors())
+			s.T.Fatalf("renew: %d, lease_duration %v, want 300: %q", resp.Status, resp.Body["lease_duration"], resp.Errors())
 		}
-		s.wantExpiry(token, parseTime(s.t, token.Data.IssuedAt).Add(300*time.Second))
+		s.wantExpiry(token, parseTime(s.T, token.Data.IssuedAt).Add(300*time.Second))
 		s.wantLeaseAndTokenEndTogether(token)
 
-		s.must("PUT", "sys/leases/renew", fields{"lease_id": token.LeaseID, "increment": "9h"})
-		s.wantExpiry(token, parseTime(s.t, token.Data.IssuedAt).Add(time.Hour)) // the role's max_ttl
+		s.Must("PUT", "sys/leases/renew", fields{"lease_id": token.LeaseID, "increment": "9h"})
+		s.wantExpiry(token, parseTime(s.T, token.Data.IssuedAt).Add(time.Hour)) // the role's max_ttl
 		s.wantLeaseAndTokenEndTogether(token)
 
 		// The maximum is the role's as it is now, whatever it was at issue.
-		s.role(role, fields{"max_ttl": "30m"})
-		s.must("PUT", "sys/leases/renew", fields{"lease_id": token.LeaseID, "increment": "9h"})
-		s.wantExpiry(token, parseTime(s.t, token.Data.IssuedAt).Add(30*time.Minute))
-		if scope := s.introspect(token.Data.Token, nil)["scope"]; scope != "orders:read stock:read" {
-			s.t.Errorf("scope after renewals is %q", scope)
+		s.Role(role, fields{"max_ttl": "30m"})
+		s.Must("PUT", "sys/leases/renew", fields{"lease_id": token.LeaseID, "increment": "9h"})
+		s.wantExpiry(token, parseTime(s.T, token.Data.IssuedAt).Add(30*time.Minute))
+		if scope := s.Introspect(token.Data.Token, nil)["scope"]; scope != "orders:read stock:read" {
+			s.T.Errorf("scope after renewals is %q", scope)
 		}
 	})
 }
 
 // wantExpiry allows for the seconds that passed since the token was issued.
 func (s *session) wantExpiry(token *issued, want time.Time) {
-	s.t.Helper()
-	exp, _ := s.introspect(token.Data.Token, nil)["exp"].(float64)
+	s.T.Helper()
+	exp, _ := s.Introspect(token.Data.Token, nil)["exp"].(float64)
 	if got := time.Unix(int64(exp), 0); got.Before(want.Add(-2*time.Second)) || got.After(time.Now().Add(time.Until(want)+10*time.Second)) {
-		s.t.Errorf("exp is %s, want about %s", got.UTC(), want.UTC())
+		s.T.Errorf("exp is %s, want about %s", got.UTC(), want.UTC())
 	}
 }
 
 // wantLeaseAndTokenEndTogether compares the token's expiry with Vault's own
 // record of the lease.
 func (s *session) wantLeaseAndTokenEndTogether(token *issued) {
-	s.t.Helper()
-	lease := s.must("PUT", "sys/leases/lookup", fields{"lease_id": token.LeaseID})
+	s.T.Helper()
+	lease := s.Must("PUT", "sys/leases/lookup", fields{"lease_id": token.LeaseID})
 	ends, err := time.Parse(time.RFC3339Nano, lease.String("expire_time"))
 	if err != nil {
-		s.t.Fatal(err)
+		s.T.Fatal(err)
 	}
-	exp, _ := s.introspect(token.Data.Token, nil)["exp"].(float64)
+	exp, _ := s.Introspect(token.Data.Token, nil)["exp"].(float64)
 	if d := ends.Sub(time.Unix(int64(exp), 0)); d < 0 || d > 2*time.Second {
-		s.t.Errorf("the lease ends %s after the token, want between 0 and 2 s", d)
+		s.T.Errorf("the lease ends %s after the token, want between 0 and 2 s", d)
 	}
 }
 
 func TestRenewIsRefusedWhenTheRoleIsGone(t *testing.T) {
-	eachKind(t, nil, func(s *session, k kind, role string) {
-		token := s.issue(role, nil)
-		s.must("DELETE", "tokens/roles/"+role, nil)
-		s.wantActive(token) // it keeps what it has
-		resp := s.answers(http.StatusBadRequest, "PUT", "sys/leases/renew", fields{"lease_id": token.LeaseID})
-		if k.renewable && !errorNames(resp, "role") {
-			s.t.Errorf("the error %q does not say that the role is gone", resp.Errors())
+	eachKind(t, nil, func(s *session, k vaulttest.TokenType, role string) {
+		token := s.Issue(role, nil)
+		s.Must("DELETE", "tokens/roles/"+role, nil)
+		s.WantActive(token) // it keeps what it has
+		resp := s.Answers(http.StatusBadRequest, "PUT", "sys/leases/renew", fields{"lease_id": token.LeaseID})
+		if k.Renewable && !vaulttest.ErrorNames(resp, "role") {
+			s.T.Errorf("the error %q does not say that the role is gone", resp.Errors())
 		}
-		s.wantActive(token)
-		if resp := s.answers(http.StatusBadRequest, "GET", "tokens/creds/"+role, nil); !errorNames(resp, "role") {
-			s.t.Errorf("the error %q does not say that the role is gone", resp.Errors())
+		s.WantActive(token)
+		if resp := s.Answers(http.StatusBadRequest, "GET", "tokens/creds/"+role, nil); !vaulttest.ErrorNames(resp, "role") {
+			s.T.Errorf("the error %q does not say that the role is gone", resp.Errors())
 		}
 	})
 }
 
 func TestRenewNeverKeepsWhatTheRoleLost(t *testing.T) {
-	s := common(t).in(t, deadline(t, time.Minute))
-	s.role("lost-scope", kinds[0].roleBody())
-	token := s.issue("lost-scope", nil)
-	s.role("lost-scope", fields{"allowed_scopes": "stock:read", "default_scopes": "stock:read"})
-	resp := s.answers(http.StatusBadRequest, "PUT", "sys/leases/renew", fields{"lease_id": token.LeaseID})
-	if !errorNames(resp, "scopes") {
+	s := common(t, time.Minute)
+	s.Role("lost-scope", vaulttest.APIKey.RoleBody())
+	token := s.Issue("lost-scope", nil)
+	s.Role("lost-scope", fields{"allowed_scopes": "stock:read", "default_scopes": "stock:read"})
+	resp := s.Answers(http.StatusBadRequest, "PUT", "sys/leases/renew", fields{"lease_id": token.LeaseID})
+	if !vaulttest.ErrorNames(resp, "scopes") {
 		t.Errorf("the error %q does not name the scope", resp.Errors())
 	}
 }
 
 func TestRevoke(t *testing.T) {
-	eachKind(t, nil, func(s *session, k kind, role string) {
-		for _, r := range revokers {
-			if r.opaque && !k.opaque {
+	eachKind(t, nil, func(s *session, k vaulttest.TokenType, role string) {
+		for _, r := range vaulttest.Revokers {
+			if r.Opaque && !k.Opaque {
 				continue // a jwt has no record under tokens/
 			}
 			for _, roleGone := range []bool{false, true} {
-				token := s.issue(role, nil)
+				token := s.Issue(role, nil)
 				if roleGone {
-					s.must("DELETE", "tokens/roles/"+role, nil)
+					s.Must("DELETE", "tokens/roles/"+role, nil)
 				}
-				s.wantActive(token)
+				s.WantActive(token)
 				for range 2 { // the second time there is nothing left to do
-					if err := r.revoke(s.ctx, s.server, token); err != nil {
-						s.t.Fatalf("%s, role gone %t: %v", r.name, roleGone, err)
+					if err := r.Revoke(s.Ctx, s.Deployment, token); err != nil {
+						s.T.Fatalf("%s, role gone %t: %v", r.Name, roleGone, err)
 					}
-					s.wantInactive(token.Data.Token)
+					s.WantInactive(token.Data.Token)
 				}
 				// Its lease, which may still be there, ends without complaint.
-				if err := revokers[0].revoke(s.ctx, s.server, token); err != nil {
-					s.t.Fatalf("lease of a token revoked %s: %v", r.name, err)
+				if err := vaulttest.ByLease.Revoke(s.Ctx, s.Deployment, token); err != nil {
+					s.T.Fatalf("lease of a token revoked %s: %v", r.Name, err)
 				}
-				s.answers(http.StatusBadRequest, "PUT", "sys/leases/lookup", fields{"lease_id": token.LeaseID})
+				s.Answers(http.StatusBadRequest, "PUT", "sys/leases/lookup", fields{"lease_id": token.LeaseID})
 				if roleGone {
-					s.role(role, k.roleBody())
+					s.Role(role, k.RoleBody())
 				}
 			}
 		}
@@ -419,105 +390,105 @@ func TestRevoke(t *testing.T) {
 // A 204 would tell an operator that a leaked token is gone, when nothing was
 // revoked.
 func TestDeleteByIDThatRevokesNothingSaysSo(t *testing.T) {
-	eachKind(t, nil, func(s *session, k kind, role string) {
-		token := s.issue(role, nil)
+	eachKind(t, nil, func(s *session, k vaulttest.TokenType, role string) {
+		token := s.Issue(role, nil)
 		path := "tokens/tokens/" + token.Data.TokenID
-		if k.opaque {
-			s.answers(http.StatusNoContent, "DELETE", path, nil)
+		if k.Opaque {
+			s.Answers(http.StatusNoContent, "DELETE", path, nil)
 		}
-		resp := s.answers(http.StatusOK, "DELETE", path, nil)
+		resp := s.Answers(http.StatusOK, "DELETE", path, nil)
 		if !strings.Contains(string(resp.Raw), "nothing was revoked") {
-			s.t.Errorf("the answer does not say so: %s", resp.Raw)
+			s.T.Errorf("the answer does not say so: %s", resp.Raw)
 		}
-		if !k.opaque {
-			s.wantActive(token)
+		if !k.Opaque {
+			s.WantActive(token)
 		}
 	})
 }
 
 func TestRenewAfterRevocationByPossession(t *testing.T) {
-	s := common(t).in(t, deadline(t, time.Minute))
-	s.role("possessed", kinds[1].roleBody())
-	token := s.issue("possessed", nil)
-	s.must("POST", "tokens/revoke", fields{"token": token.Data.Token})
-	s.answers(http.StatusBadRequest, "PUT", "sys/leases/renew", fields{"lease_id": token.LeaseID})
-	s.wantInactive(token.Data.Token)
+	s := common(t, time.Minute)
+	s.Role("possessed", vaulttest.Bearer.RoleBody())
+	token := s.Issue("possessed", nil)
+	s.Must("POST", "tokens/revoke", fields{"token": token.Data.Token})
+	s.Answers(http.StatusBadRequest, "PUT", "sys/leases/renew", fields{"lease_id": token.LeaseID})
+	s.WantInactive(token.Data.Token)
 }
 
 func TestRevokeByPrefix(t *testing.T) {
-	eachKind(t, nil, func(s *session, k kind, role string) {
-		s.role("kept-by-"+role, k.roleBody())
-		kept := s.issue("kept-by-"+role, nil)
+	eachKind(t, nil, func(s *session, k vaulttest.TokenType, role string) {
+		s.Role("kept-by-"+role, k.RoleBody())
+		kept := s.Issue("kept-by-"+role, nil)
 		var gone []*issued
 		for range 5 {
-			gone = append(gone, s.issue(role, nil))
+			gone = append(gone, s.Issue(role, nil))
 		}
-		s.must("DELETE", "tokens/roles/"+role, nil)
-		s.must("PUT", "sys/leases/revoke-prefix/tokens/creds/"+role, fields{"sync": true})
+		s.Must("DELETE", "tokens/roles/"+role, nil)
+		s.Must("PUT", "sys/leases/revoke-prefix/tokens/creds/"+role, fields{"sync": true})
 		for _, token := range gone {
-			s.wantInactive(token.Data.Token)
+			s.WantInactive(token.Data.Token)
 		}
-		s.wantActive(kept)
+		s.WantActive(kept)
 	})
 }
 
 func TestTokensDieWithTheirLogin(t *testing.T) {
-	eachKind(t, nil, func(s *session, k kind, role string) {
-		login, err := s.NewToken(s.ctx, "short-"+k.name, appPolicy+vaulttest.Policy("auth/token/revoke-self", "update"), "service", "1h")
+	eachKind(t, nil, func(s *session, k vaulttest.TokenType, role string) {
+		login, err := s.NewToken(s.Ctx, "short-"+k.Name, vaulttest.AppPolicy+vaulttest.Policy("auth/token/revoke-self", "update"), "service", "1h")
 		if err != nil {
-			s.t.Fatal(err)
+			s.T.Fatal(err)
 		}
-		token, err := s.issueAt(s.ctx, s.Client(login), s.mount, role, nil)
+		token, err := s.IssueAt(s.Ctx, s.Client(login), s.Mount, role, nil)
 		if err != nil {
-			s.t.Fatal(err)
+			s.T.Fatal(err)
 		}
-		s.wantActive(token)
-		if err := s.status(s.ctx, login, "POST", "auth/token/revoke-self", nil, http.StatusNoContent); err != nil {
-			s.t.Fatal(err)
+		s.WantActive(token)
+		if err := s.Expect(s.Ctx, login, "POST", "auth/token/revoke-self", nil, http.StatusNoContent); err != nil {
+			s.T.Fatal(err)
 		}
 		s.wantInactiveWithin(10*time.Second, token)
 	})
 }
 
 func (s *session) wantInactiveWithin(limit time.Duration, token *issued) {
-	s.t.Helper()
-	err := vaulttest.Poll(s.ctx, limit, func() (bool, error) {
-		active, err := s.activeAt(s.ctx, s.mount, token.Data.Token)
+	s.T.Helper()
+	err := suite.Poll(s.Ctx, limit, func() (bool, error) {
+		active, err := s.ActiveAt(s.Ctx, s.Mount, token.Data.Token)
 		return err == nil && !active, err
 	})
 	if err != nil {
-		s.t.Fatalf("%s %s is still active: %v", token.Data.TokenType, token.Data.TokenID, err)
+		s.T.Fatalf("%s %s is still active: %v", token.Data.TokenType, token.Data.TokenID, err)
 	}
 }
 
 func TestExpiry(t *testing.T) {
 	t.Parallel()
-	eachKind(t, nil, func(s *session, k kind, role string) {
-		s.role(role+"-unleased", k.roleBody().with(fields{"generate_lease": false}))
-		leased, unleased := s.issue(role, fields{"ttl": 3}), s.issue(role+"-unleased", fields{"ttl": 3})
+	eachKind(t, nil, func(s *session, k vaulttest.TokenType, role string) {
+		s.Role(role+"-unleased", k.RoleBody().With(fields{"generate_lease": false}))
+		leased, unleased := s.Issue(role, fields{"ttl": 3}), s.Issue(role+"-unleased", fields{"ttl": 3})
 		if unleased.LeaseID != "" || unleased.Data.ExpiresIn != 3 {
-			s.t.Errorf("without a lease: lease_id %q, expires_in %d", unleased.LeaseID, unleased.Data.ExpiresIn)
+			s.T.Errorf("without a lease: lease_id %q, expires_in %d", unleased.LeaseID, unleased.Data.ExpiresIn)
 		}
 		for _, token := range []*issued{leased, unleased} {
-			s.wantActive(token)
+			s.WantActive(token)
 		}
 		for _, token := range []*issued{leased, unleased} {
 			s.wantInactiveWithin(15*time.Second, token)
-			s.wantInactive(token.Data.Token) // and nothing else is said of it
-			if now, exp := time.Now(), parseTime(s.t, token.Data.ExpiresAt); now.Before(exp) {
-				s.t.Errorf("inactive %s before its expiry", exp.Sub(now))
+			s.WantInactive(token.Data.Token) // and nothing else is said of it
+			if now, exp := time.Now(), parseTime(s.T, token.Data.ExpiresAt); now.Before(exp) {
+				s.T.Errorf("inactive %s before its expiry", exp.Sub(now))
 			}
 		}
-		if !k.opaque {
+		if !k.Opaque {
 			return
 		}
 		// Vault ends the lease by itself, and with it goes the record.
-		err := vaulttest.Poll(s.ctx, 20*time.Second, func() (bool, error) {
-			resp, err := s.Root().Do(s.ctx, "GET", "tokens/tokens/"+leased.Data.TokenID, nil)
+		err := suite.Poll(s.Ctx, 20*time.Second, func() (bool, error) {
+			resp, err := s.Root().Do(s.Ctx, "GET", "tokens/tokens/"+leased.Data.TokenID, nil)
 			return err == nil && resp.Status == http.StatusNotFound, err
 		})
 		if err != nil {
-			s.t.Errorf("the record of an expired lease stays: %v", err)
+			s.T.Errorf("the record of an expired lease stays: %v", err)
 		}
 	})
 }
@@ -525,7 +496,6 @@ func TestExpiry(t *testing.T) {
 // TestOneTTL holds the token's life, the lease's and the answer to one number,
 // whichever maximum is the smallest.
 func TestOneTTL(t *testing.T) {
-	server := common(t)
 	for i, tc := range []struct {
 		name             string
 		ttl, roleMax     string
@@ -544,68 +514,68 @@ func TestOneTTL(t *testing.T) {
 		{name: "asked for exactly the cap", ttl: "10m", configMax: "4m", body: fields{"ttl": 240}, want: 240},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			s := server.in(t, deadline(t, time.Minute)).at(fmt.Sprintf("ttl%d", i))
+			s := common(t, time.Minute).at(fmt.Sprintf("ttl%d", i))
 			var mountConfig map[string]any
 			if tc.mount != "" {
 				mountConfig = map[string]any{"max_lease_ttl": tc.mount}
 			}
-			if err := s.Enable(s.ctx, s.mount, mountConfig); err != nil {
+			if err := s.Enable(s.Ctx, s.Mount, mountConfig); err != nil {
 				t.Fatal(err)
 			}
-			for _, k := range kinds {
-				body := fields{"token_type": k.name, "audiences": audiences, "allowed_scopes": "*"}
+			for _, k := range vaulttest.TokenTypes {
+				body := fields{"token_type": k.Name, "audiences": vaulttest.Audiences, "allowed_scopes": "*"}
 				if tc.ttl != "" {
 					body["ttl"] = tc.ttl
 				}
 				if tc.roleMax != "" {
 					body["max_ttl"] = tc.roleMax
 				}
-				s.role(k.name, body)
-				s.role(k.name+"-unleased", body.with(fields{"generate_lease": false}))
+				s.Role(k.Name, body)
+				s.Role(k.Name+"-unleased", body.With(fields{"generate_lease": false}))
 			}
-			config := fields{"issuer": s.issuer(s.mount)}
+			config := fields{"issuer": s.Issuer(s.Mount)}
 			if tc.configMax != "" {
 				config["max_ttl"] = tc.configMax
 			}
-			s.must("POST", s.mount+"/config", config)
-			for _, k := range kinds {
-				token := s.issue(k.name, tc.body)
+			s.Must("POST", s.Mount+"/config", config)
+			for _, k := range vaulttest.TokenTypes {
+				token := s.Issue(k.Name, tc.body)
 				s.wantTTL(token, tc.want)
 				if token.LeaseDuration != tc.want {
-					t.Errorf("%s: lease_duration is %d, want %d", k.name, token.LeaseDuration, tc.want)
+					t.Errorf("%s: lease_duration is %d, want %d", k.Name, token.LeaseDuration, tc.want)
 				}
 				s.wantLeaseAndTokenEndTogether(token)
-				s.wantTTL(s.issue(k.name+"-unleased", tc.body), tc.want)
+				s.wantTTL(s.Issue(k.Name+"-unleased", tc.body), tc.want)
 			}
 		})
 	}
 }
 
 func (s *session) wantTTL(token *issued, want int) {
-	s.t.Helper()
-	lives := parseTime(s.t, token.Data.ExpiresAt).Sub(parseTime(s.t, token.Data.IssuedAt))
+	s.T.Helper()
+	lives := parseTime(s.T, token.Data.ExpiresAt).Sub(parseTime(s.T, token.Data.IssuedAt))
 	if token.Data.ExpiresIn != want || lives != time.Duration(want)*time.Second {
-		s.t.Errorf("%s: expires_in is %d, expires_at %s after issued_at; want %d s", token.Data.Role, token.Data.ExpiresIn, lives, want)
+		s.T.Errorf("%s: expires_in is %d, expires_at %s after issued_at; want %d s", token.Data.Role, token.Data.ExpiresIn, lives, want)
 	}
-	data := s.introspect(token.Data.Token, nil)
+	data := s.Introspect(token.Data.Token, nil)
 	if exp, iat := data["exp"], data["iat"]; exp == nil || exp.(float64)-iat.(float64) != float64(want) {
-		s.t.Errorf("%s: exp %v, iat %v; want %d s between them", token.Data.Role, exp, iat, want)
+		s.T.Errorf("%s: exp %v, iat %v; want %d s between them", token.Data.Role, exp, iat, want)
 	}
 }
 
 // TestTuningTheMountCapsTheNextToken covers a maximum that is lowered while
 // the plugin runs.
 func TestTuningTheMountCapsTheNextToken(t *testing.T) {
-	s := common(t).in(t, deadline(t, time.Minute)).at("tuned")
-	if err := s.Enable(s.ctx, s.mount, nil); err != nil {
+	s := common(t, time.Minute).at("tuned")
+	if err := s.Enable(s.Ctx, s.Mount, nil); err != nil {
 		t.Fatal(err)
 	}
-	s.role("app", fields{"token_type": "api_key", "ttl": "1h"})
-	s.wantTTL(s.issue("app", nil), 3600)
-	s.must("POST", "sys/mounts/"+s.mount+"/tune", fields{"max_lease_ttl": "10m"})
+	s.Role("app", fields{"token_type": "api_key", "ttl": "1h"})
+	s.wantTTL(s.Issue("app", nil), 3600)
+	s.Must("POST", "sys/mounts/"+s.Mount+"/tune", fields{"max_lease_ttl": "10m"})
 	var token *issued
-	err := vaulttest.Poll(s.ctx, 5*time.Second, func() (bool, error) {
-		token = s.issue("app", nil)
+	err := suite.Poll(s.Ctx, 5*time.Second, func() (bool, error) {
+		token = s.Issue("app", nil)
 		return token.Data.ExpiresIn == 600, fmt.Errorf("expires_in is %d, want 600", token.Data.ExpiresIn)
 	})
 	if err != nil {
@@ -617,24 +587,24 @@ func TestTuningTheMountCapsTheNextToken(t *testing.T) {
 
 func TestBatchTokensLimitTheirTokens(t *testing.T) {
 	t.Parallel()
-	eachKind(t, nil, func(s *session, k kind, role string) {
-		batch, err := s.NewToken(s.ctx, "batch-"+k.name, appPolicy, "batch", "4s")
+	eachKind(t, nil, func(s *session, k vaulttest.TokenType, role string) {
+		batch, err := s.NewToken(s.Ctx, "batch-"+k.Name, vaulttest.AppPolicy, "batch", "4s")
 		if err != nil {
-			s.t.Fatal(err)
+			s.T.Fatal(err)
 		}
-		token, err := s.issueAt(s.ctx, s.Client(batch), s.mount, role, nil)
+		token, err := s.IssueAt(s.Ctx, s.Client(batch), s.Mount, role, nil)
 		if err != nil {
-			s.t.Fatal(err)
+			s.T.Fatal(err)
 		}
-		s.wantActive(token)
+		s.WantActive(token)
 		s.wantInactiveWithin(20*time.Second, token)
 	})
 }
 
 func TestRoles(t *testing.T) {
-	s := common(t).in(t, deadline(t, time.Minute))
-	s.role("Shop", fields{"token_type": "bearer", "allowed_scopes": "a,b", "default_scopes": "a", "max_tokens": 7})
-	s.role("shop", fields{"token_type": "api_key"}) // another role: case matters
+	s := common(t, time.Minute)
+	s.Role("Shop", fields{"token_type": "bearer", "allowed_scopes": "a,b", "default_scopes": "a", "max_tokens": 7})
+	s.Role("shop", fields{"token_type": "api_key"}) // another role: case matters
 	want := map[string]any{
 		"token_type": "bearer", "allowed_scopes": []any{"a", "b"}, "default_scopes": []any{"a"},
 		"ttl": float64(3600), "max_ttl": float64(0), "audiences": []any{}, "subject": "",
@@ -644,7 +614,7 @@ func TestRoles(t *testing.T) {
 	}
 	check := func(when string) {
 		t.Helper()
-		got := s.must("GET", "tokens/roles/Shop", nil).Data()
+		got := s.Must("GET", "tokens/roles/Shop", nil).Data()
 		wantKeys(t, "role", got, slices.Sorted(maps.Keys(want))...)
 		for name := range want {
 			if fmt.Sprint(got[name]) != fmt.Sprint(want[name]) {
@@ -653,32 +623,32 @@ func TestRoles(t *testing.T) {
 		}
 	}
 	check("as created")
-	s.role("Shop", fields{"ttl": "5m"})
+	s.Role("Shop", fields{"ttl": "5m"})
 	want["ttl"] = float64(300)
 	check("after a write that names one field")
-	s.must("PATCH", "tokens/roles/Shop", fields{"max_tokens": nil, "generate_lease": false})
+	s.Must("PATCH", "tokens/roles/Shop", fields{"max_tokens": nil, "generate_lease": false})
 	want["max_tokens"], want["generate_lease"] = float64(0), false
 	check("after a patch with null")
-	s.role("Shop", fields{"token_type": "bearer", "metadata": map[string]string{"k": "v"}})
+	s.Role("Shop", fields{"token_type": "bearer", "metadata": map[string]string{"k": "v"}})
 	want["metadata"] = map[string]any{"k": "v"}
 	check("after a write that repeats token_type")
 
-	keys := fmt.Sprint(s.must("LIST", "tokens/roles", nil).Data()["keys"])
+	keys := fmt.Sprint(s.Must("LIST", "tokens/roles", nil).Data()["keys"])
 	if !strings.Contains(keys, "Shop") || !strings.Contains(keys, "shop") {
 		t.Errorf("list is %s", keys)
 	}
-	s.must("DELETE", "tokens/roles/Shop", nil)
-	s.answers(http.StatusNotFound, "GET", "tokens/roles/Shop", nil)
-	s.answers(http.StatusNoContent, "DELETE", "tokens/roles/Shop", nil)
-	s.must("GET", "tokens/roles/shop", nil)
+	s.Must("DELETE", "tokens/roles/Shop", nil)
+	s.Answers(http.StatusNotFound, "GET", "tokens/roles/Shop", nil)
+	s.Answers(http.StatusNoContent, "DELETE", "tokens/roles/Shop", nil)
+	s.Must("GET", "tokens/roles/shop", nil)
 }
 
 func TestRoleWarnsOfCaps(t *testing.T) {
-	s := common(t).in(t, deadline(t, time.Minute)).at("warned")
-	if err := s.Enable(s.ctx, s.mount, map[string]any{"max_lease_ttl": "20m"}); err != nil {
+	s := common(t, time.Minute).at("warned")
+	if err := s.Enable(s.Ctx, s.Mount, map[string]any{"max_lease_ttl": "20m"}); err != nil {
 		t.Fatal(err)
 	}
-	resp := s.role("long", fields{"token_type": "bearer", "ttl": "1h", "max_ttl": "2h"})
+	resp := s.Role("long", fields{"token_type": "bearer", "ttl": "1h", "max_ttl": "2h"})
 	for _, name := range []string{"ttl", "max_ttl"} {
 		if !slices.ContainsFunc(resp.Warnings(), func(w string) bool { return strings.HasPrefix(w, name+" ") }) {
 			t.Errorf("no warning about %s: %q", name, resp.Warnings())
@@ -687,21 +657,21 @@ func TestRoleWarnsOfCaps(t *testing.T) {
 }
 
 func TestTokenRecords(t *testing.T) {
-	s := common(t).in(t, deadline(t, time.Minute)).at("records")
-	if err := s.Enable(s.ctx, s.mount, nil); err != nil {
+	s := common(t, time.Minute).at("records")
+	if err := s.Enable(s.Ctx, s.Mount, nil); err != nil {
 		t.Fatal(err)
 	}
-	s.role("app", kinds[0].roleBody())
+	s.Role("app", vaulttest.APIKey.RoleBody())
 	ids := map[string]bool{}
 	var last *issued
 	for range 7 {
-		last = s.issue("app", nil)
+		last = s.Issue("app", nil)
 		ids[last.Data.TokenID] = true
 	}
 	listed := map[string]bool{}
 	after := ""
 	for page := 1; len(listed) < 7 && page <= 7; page++ {
-		resp := s.must("LIST", s.mount+"/tokens?limit=3&after="+after, nil)
+		resp := s.Must("LIST", s.Mount+"/tokens?limit=3&after="+after, nil)
 		keys, _ := resp.Data()["keys"].([]any)
 		if len(keys) == 0 || len(keys) > 3 {
 			t.Fatalf("page %d has %d ids, want 1 to 3", page, len(keys))
@@ -717,11 +687,11 @@ func TestTokenRecords(t *testing.T) {
 	if len(listed) != 7 {
 		t.Errorf("%d ids listed, want 7", len(listed))
 	}
-	record := s.must("GET", s.mount+"/tokens/"+last.Data.TokenID, nil)
+	record := s.Must("GET", s.Mount+"/tokens/"+last.Data.TokenID, nil)
 	for name, want := range map[string]any{
 		"token_id": last.Data.TokenID, "token_type": "api_key", "role": "app", "scope": last.Data.Scope,
 		"issued_at": last.Data.IssuedAt, "expires_at": last.Data.ExpiresAt,
-		"client_id": s.entity, "entity_id": s.entity, "display_name": "userpass-app",
+		"client_id": s.Entity, "entity_id": s.Entity, "display_name": "userpass-app",
 	} {
 		if got := record.Data()[name]; got != want {
 			t.Errorf("record: %s is %v, want %v", name, got, want)
@@ -734,34 +704,34 @@ func TestTokenRecords(t *testing.T) {
 }
 
 func TestMaxTokens(t *testing.T) {
-	s := common(t).in(t, deadline(t, time.Minute))
-	s.role("capped", fields{"token_type": "api_key", "max_tokens": 2})
-	first, _ := s.issue("capped", nil), s.issue("capped", nil)
-	resp := s.answers(http.StatusBadRequest, "GET", "tokens/creds/capped", nil)
+	s := common(t, time.Minute)
+	s.Role("capped", fields{"token_type": "api_key", "max_tokens": 2})
+	first, _ := s.Issue("capped", nil), s.Issue("capped", nil)
+	resp := s.Answers(http.StatusBadRequest, "GET", "tokens/creds/capped", nil)
 	if !strings.Contains(fmt.Sprint(resp.Errors()), "max_tokens") {
 		t.Errorf("the error %q does not name max_tokens", resp.Errors())
 	}
-	s.must("POST", "tokens/revoke", fields{"token": first.Data.Token})
-	s.issue("capped", nil)
-	s.answers(http.StatusBadRequest, "GET", "tokens/creds/capped", nil)
+	s.Must("POST", "tokens/revoke", fields{"token": first.Data.Token})
+	s.Issue("capped", nil)
+	s.Answers(http.StatusBadRequest, "GET", "tokens/creds/capped", nil)
 }
 
 func TestIdentityTemplates(t *testing.T) {
-	s := common(t).in(t, deadline(t, time.Minute))
-	s.must("POST", "identity/entity/id/"+s.entity, fields{"metadata": map[string]string{"tenant": `acme "east"`}})
-	for _, k := range kinds {
-		body := k.roleBody().with(fields{"subject": "{{identity.entity.metadata.tenant}}/{{identity.entity.id}}"})
-		if !k.opaque {
+	s := common(t, time.Minute)
+	s.Must("POST", "identity/entity/id/"+s.Entity, fields{"metadata": map[string]string{"tenant": `acme "east"`}})
+	for _, k := range vaulttest.TokenTypes {
+		body := k.RoleBody().With(fields{"subject": "{{identity.entity.metadata.tenant}}/{{identity.entity.id}}"})
+		if !k.Opaque {
 			body["claims"] = map[string]any{"plan": "gold", "limits": map[string]any{"rate": 10}}
 			body["claims_template"] = `{"tenant": {{identity.entity.metadata.tenant}}, "text": "of {{identity.entity.metadata.tenant}}"}`
 		}
-		s.role("templated-"+k.name, body)
-		token := s.issue("templated-"+k.name, nil)
-		want := `acme "east"/` + s.entity
-		if sub := s.introspect(token.Data.Token, nil)["sub"]; sub != want {
-			t.Errorf("%s: sub is %v, want %s", k.name, sub, want)
+		s.Role("templated-"+k.Name, body)
+		token := s.Issue("templated-"+k.Name, nil)
+		want := `acme "east"/` + s.Entity
+		if sub := s.Introspect(token.Data.Token, nil)["sub"]; sub != want {
+			t.Errorf("%s: sub is %v, want %s", k.Name, sub, want)
 		}
-		if k.opaque {
+		if k.Opaque {
 			continue
 		}
 		_, claims := s.verifyOffline(token.Data.Token)
@@ -778,116 +748,116 @@ func TestIdentityTemplates(t *testing.T) {
 // TestRenderedClaimNames covers a claim whose name comes from the caller's own
 // entity: there, too, the engine's claims are out of reach.
 func TestRenderedClaimNames(t *testing.T) {
-	s := common(t).in(t, deadline(t, time.Minute))
-	s.role("named", kinds[2].roleBody().with(fields{"claims_template": `{"{{identity.entity.metadata.claim}}": 9999999999}`}))
+	s := common(t, time.Minute)
+	s.Role("named", vaulttest.JWT.RoleBody().With(fields{"claims_template": `{"{{identity.entity.metadata.claim}}": 9999999999}`}))
 	for name, want := range map[string]int{"level": http.StatusOK, "exp": http.StatusBadRequest, "Exp": http.StatusBadRequest, "": http.StatusBadRequest} {
-		s.must("POST", "identity/entity/id/"+s.entity, fields{"metadata": map[string]string{"claim": name, "tenant": "acme"}})
-		resp, err := s.Client(s.app).Do(s.ctx, "GET", "tokens/creds/named", nil)
+		s.Must("POST", "identity/entity/id/"+s.Entity, fields{"metadata": map[string]string{"claim": name, "tenant": "acme"}})
+		resp, err := s.Client(s.App).Do(s.Ctx, "GET", "tokens/creds/named", nil)
 		if err != nil {
 			t.Fatal(err)
 		}
-		s.secrets.Add(resp.String("token"), "creds/named")
-		if resp.Status != want || want != http.StatusOK && !errorNames(resp, "claims_template") {
+		s.Secrets.Add(resp.String("token"), "creds/named")
+		if resp.Status != want || want != http.StatusOK && !vaulttest.ErrorNames(resp, "claims_template") {
 			t.Errorf("a claim named %q: %d %q, want %d", name, resp.Status, resp.Errors(), want)
 		}
 	}
 }
 
 func TestKeysOfEveryAlgorithm(t *testing.T) {
-	s := common(t).in(t, deadline(t, 2*time.Minute)).at("keys")
-	if err := s.Enable(s.ctx, s.mount, nil); err != nil {
+	s := common(t, 2*time.Minute).at("keys")
+	if err := s.Enable(s.Ctx, s.Mount, nil); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.setIssuer(s.mount); err != nil {
+	if err := s.SetIssuer(s.Ctx, s.Mount); err != nil {
 		t.Fatal(err)
 	}
 	for _, algorithm := range []string{"ES256", "ES384", "EdDSA", "RS256", "PS256"} {
 		key := "Key-" + algorithm
-		s.must("POST", s.mount+"/keys/"+key, fields{"algorithm": algorithm})
-		s.role(algorithm, kinds[2].roleBody().with(fields{"key": key}))
-		token := s.issue(algorithm, nil)
+		s.Must("POST", s.Mount+"/keys/"+key, fields{"algorithm": algorithm})
+		s.Role(algorithm, vaulttest.JWT.RoleBody().With(fields{"key": key}))
+		token := s.Issue(algorithm, nil)
 		header, _ := s.verifyOffline(token.Data.Token)
 		if header["alg"] != algorithm {
 			t.Errorf("alg is %v, want %s", header["alg"], algorithm)
 		}
-		s.wantActive(token)
-		read := s.must("GET", s.mount+"/keys/"+key, nil)
+		s.WantActive(token)
+		read := s.Must("GET", s.Mount+"/keys/"+key, nil)
 		if text := string(read.Raw); read.String("algorithm") != algorithm || !strings.Contains(text, "PUBLIC KEY") || strings.Contains(text, "PRIVATE") {
 			t.Errorf("key reads %s", text)
 		}
 		if !strings.Contains(string(read.Raw), header["kid"].(string)) {
 			t.Errorf("key does not show the kid %v", header["kid"])
 		}
-		s.must("POST", "tokens/revoke", fields{"token": token.Data.Token}) // of another mount: does nothing
-		s.wantActive(token)
-		s.must("POST", s.mount+"/revoke", fields{"token": token.Data.Token})
-		s.wantInactive(token.Data.Token)
+		s.Must("POST", "tokens/revoke", fields{"token": token.Data.Token}) // of another mount: does nothing
+		s.WantActive(token)
+		s.Must("POST", s.Mount+"/revoke", fields{"token": token.Data.Token})
+		s.WantInactive(token.Data.Token)
 	}
 	s.checkKeySet(5)
 
-	s.must("POST", s.mount+"/keys/unused", nil)
+	s.Must("POST", s.Mount+"/keys/unused", nil)
 	s.checkKeySet(6)
-	s.must("DELETE", s.mount+"/keys/unused", nil)
-	s.answers(http.StatusNotFound, "GET", s.mount+"/keys/unused", nil)
+	s.Must("DELETE", s.Mount+"/keys/unused", nil)
+	s.Answers(http.StatusNotFound, "GET", s.Mount+"/keys/unused", nil)
 	s.checkKeySet(5)
 }
 
 // checkKeySet holds the published keys to the versions of all named keys, of
 // which there are want, and each kid to RFC 7638.
 func (s *session) checkKeySet(want int) {
-	s.t.Helper()
-	names, _ := s.must("LIST", s.mount+"/keys", nil).Data()["keys"].([]any)
+	s.T.Helper()
+	names, _ := s.Must("LIST", s.Mount+"/keys", nil).Data()["keys"].([]any)
 	if len(names) != want {
-		s.t.Errorf("there are %d keys, want %d", len(names), want)
+		s.T.Errorf("there are %d keys, want %d", len(names), want)
 	}
 	var versions, published []string
 	for _, name := range names {
-		list, _ := s.must("GET", fmt.Sprintf("%s/keys/%s", s.mount, name), nil).Data()["versions"].([]any)
+		list, _ := s.Must("GET", fmt.Sprintf("%s/keys/%s", s.Mount, name), nil).Data()["versions"].([]any)
 		for _, v := range list {
 			version, _ := v.(map[string]any)
 			versions = append(versions, fmt.Sprint(version["kid"]))
 		}
 	}
-	jwks, err := s.Anonymous().Must(s.ctx, "GET", s.mount+"/jwks", nil)
+	jwks, err := s.Anonymous().Must(s.Ctx, "GET", s.Mount+"/jwks", nil)
 	if err != nil {
-		s.t.Fatal(err)
+		s.T.Fatal(err)
 	}
 	var set struct {
 		Keys []jwk `json:"keys"`
 	}
-	decode(s.t, jwks.Raw, &set)
+	suite.Decode(s.T, jwks.Raw, &set)
 	for _, key := range set.Keys {
 		published = append(published, key.KeyID)
 		if key.KeyID != key.thumbprint() {
-			s.t.Errorf("%s: kid %s is not the thumbprint %s", key.Algorithm, key.KeyID, key.thumbprint())
+			s.T.Errorf("%s: kid %s is not the thumbprint %s", key.Algorithm, key.KeyID, key.thumbprint())
 		}
 	}
 	slices.Sort(versions)
 	slices.Sort(published)
 	if len(versions) < want || !slices.Equal(versions, published) {
-		s.t.Errorf("published are %q, the keys' versions are %q", published, versions)
+		s.T.Errorf("published are %q, the keys' versions are %q", published, versions)
 	}
 	if strings.Contains(string(jwks.Raw), `"d"`) {
-		s.t.Error("the key set holds a private half")
+		s.T.Error("the key set holds a private half")
 	}
 }
 
 // TestTokensOfAnotherMount makes sure that a mount answers for its own tokens
 // only, though all of them are signed by the same engine.
 func TestTokensOfAnotherMount(t *testing.T) {
-	s := common(t).in(t, deadline(t, time.Minute))
+	s := common(t, time.Minute)
 	other := s.at("elsewhere")
-	if err := s.Enable(s.ctx, other.mount, nil); err != nil {
+	if err := s.Enable(s.Ctx, other.Mount, nil); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.setIssuer(other.mount); err != nil {
+	if err := s.SetIssuer(s.Ctx, other.Mount); err != nil {
 		t.Fatal(err)
 	}
-	for _, k := range kinds {
-		other.role("app", k.roleBody())
-		token := other.issue("app", nil)
-		other.wantActive(token)
-		s.wantInactive(token.Data.Token)
-		other.must("DELETE", other.mount+"/roles/app", nil)
+	for _, k := range vaulttest.TokenTypes {
+		other.Role("app", k.RoleBody())
+		token := other.Issue("app", nil)
+		other.WantActive(token)
+		s.WantInactive(token.Data.Token)
+		other.Must("DELETE", other.Mount+"/roles/app", nil)
 	}
 }

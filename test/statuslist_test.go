@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/test/suite"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/test/vaulttest"
 )
 
@@ -68,7 +69,7 @@ func (l *statusList) count() (revoked int) {
 
 // fetchStatusList does what a verifier that knows only the URI and the key set
 // has to do (draft-ietf-oauth-status-list, section 8.3).
-func (s *server) fetchStatusList(ctx context.Context, uri string, keySet []byte) (*statusList, error) {
+func fetchStatusList(ctx context.Context, s *vaulttest.Deployment, uri string, keySet []byte) (*statusList, error) {
 	resp, err := s.Anonymous().Must(ctx, "GET", strings.TrimPrefix(uri, s.Addr+"/v1/"), nil)
 	if err != nil {
 		return nil, err
@@ -132,7 +133,7 @@ func unpackStatuses(lst string) ([]byte, error) {
 // and from then on asks for nothing but the status list, when its copy is older
 // than the list's ttl.
 type offlineVerifier struct {
-	s       *server
+	s       *vaulttest.Deployment
 	keySet  []byte
 	token   string
 	place   place
@@ -141,7 +142,7 @@ type offlineVerifier struct {
 	fetches int
 }
 
-func newOfflineVerifier(s *server, keySet []byte, token string) (*offlineVerifier, error) {
+func newOfflineVerifier(s *vaulttest.Deployment, keySet []byte, token string) (*offlineVerifier, error) {
 	if _, _, err := verifyJWT(token, keySet); err != nil {
 		return nil, err
 	}
@@ -151,7 +152,7 @@ func newOfflineVerifier(s *server, keySet []byte, token string) (*offlineVerifie
 
 func (v *offlineVerifier) accepts(ctx context.Context) (bool, error) {
 	if now := time.Now(); v.copy == nil || now.Sub(v.asked) >= v.copy.ttl {
-		list, err := v.s.fetchStatusList(ctx, v.place.List, v.keySet)
+		list, err := fetchStatusList(ctx, v.s, v.place.List, v.keySet)
 		if err != nil {
 			return false, err
 		}
@@ -166,16 +167,16 @@ func (v *offlineVerifier) accepts(ctx context.Context) (bool, error) {
 // and reads the status list as often as its ttl allows.
 func TestRevocationReachesOfflineVerifiers(t *testing.T) {
 	const revocations, bystanders, ttl = 100, 5, 5 * time.Second // the default
-	s := common(t).in(t, deadline(t, 2*time.Minute))
-	s.role("status-latency", kinds[2].roleBody())
-	keySet := s.must("GET", "tokens/jwks", nil).Raw
+	s := common(t, 2*time.Minute)
+	s.Role("status-latency", vaulttest.JWT.RoleBody())
+	keySet := s.Must("GET", "tokens/jwks", nil).Raw
 
 	tokens := make([]*issued, revocations+bystanders)
 	verifiers := make([]*offlineVerifier, len(tokens))
 	for i := range tokens {
-		tokens[i] = s.issue("status-latency", nil)
+		tokens[i] = s.Issue("status-latency", nil)
 		var err error
-		if verifiers[i], err = newOfflineVerifier(s.server, keySet, tokens[i].Data.Token); err != nil {
+		if verifiers[i], err = newOfflineVerifier(s.Deployment, keySet, tokens[i].Data.Token); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -183,7 +184,7 @@ func TestRevocationReachesOfflineVerifiers(t *testing.T) {
 	var revokedOnes, others sync.WaitGroup
 	refused := make([]time.Time, len(tokens))
 	failed := make(chan error, len(tokens))
-	everyone, stop := context.WithCancel(s.ctx)
+	everyone, stop := context.WithCancel(s.Ctx)
 	defer stop()
 	started := time.Now()
 	for i, v := range verifiers {
@@ -219,12 +220,12 @@ func TestRevocationReachesOfflineVerifiers(t *testing.T) {
 	defer tick.Stop()
 	for i := range revocations {
 		<-tick.C
-		if err := revokers[0].revoke(s.ctx, s.server, tokens[i]); err != nil {
+		if err := vaulttest.ByLease.Revoke(s.Ctx, s.Deployment, tokens[i]); err != nil {
 			t.Fatal(err)
 		}
 		acknowledged[i] = time.Now()
 		// Whoever asks from now on is told.
-		list, err := s.fetchStatusList(s.ctx, verifiers[i].place.List, keySet)
+		list, err := fetchStatusList(s.Ctx, s.Deployment, verifiers[i].place.List, keySet)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -292,9 +293,9 @@ func TestStatusListScale(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	s := startForScale(t, total != defaultIssued).in(t, deadline(t, 2*time.Minute+time.Duration(total)*20*time.Millisecond))
-	s.role("scale", kinds[2].roleBody().with(fields{"generate_lease": false, "ttl": "1h"}))
-	s.issue("scale", nil) // so that the plugin runs
+	s := in(t, startForScale(t, total != defaultIssued), suite.Deadline(t, 2*time.Minute+time.Duration(total)*20*time.Millisecond))
+	s.Role("scale", vaulttest.JWT.RoleBody().With(fields{"generate_lease": false, "ttl": "1h"}))
+	s.Issue("scale", nil) // so that the plugin runs
 	before := s.pluginMemory()
 
 	started := time.Now()
@@ -302,7 +303,7 @@ func TestStatusListScale(t *testing.T) {
 	t.Logf("%d JWTs from %d clients through a restart in %s", len(tokens), issuers, time.Since(started).Round(time.Second))
 	places := distinctPlaces(t, tokens)
 
-	keySet := s.must("GET", "tokens/jwks", nil).Raw
+	keySet := s.Must("GET", "tokens/jwks", nil).Raw
 	lists := map[string]bool{}
 	for _, p := range places {
 		lists[p.List] = true
@@ -313,13 +314,13 @@ func TestStatusListScale(t *testing.T) {
 
 	// Fetched once, so that what is measured below is a change.
 	for uri := range lists {
-		if list, err := s.fetchStatusList(s.ctx, uri, keySet); err != nil || list.count() != 0 {
+		if list, err := fetchStatusList(s.Ctx, s.Deployment, uri, keySet); err != nil || list.count() != 0 {
 			t.Fatalf("%s, before any revocation: %v", uri, err)
 		}
 	}
 	revoked := map[place]bool{}
 	for i := 0; i < total; i += revokedOneIn {
-		if err := s.status(s.ctx, s.app, "POST", "tokens/revoke", fields{"token": tokens[i]}, http.StatusNoContent); err != nil {
+		if err := s.Expect(s.Ctx, s.App, "POST", "tokens/revoke", fields{"token": tokens[i]}, http.StatusNoContent); err != nil {
 			t.Fatal(err)
 		}
 		revoked[places[i]] = true
@@ -329,8 +330,8 @@ func TestStatusListScale(t *testing.T) {
 
 	// And again from storage alone.
 	s.killPlugin()
-	if err := vaulttest.Poll(s.ctx, 30*time.Second, func() (bool, error) {
-		_, err := s.Anonymous().Must(s.ctx, "GET", "tokens/jwks", nil)
+	if err := suite.Poll(s.Ctx, 30*time.Second, func() (bool, error) {
+		_, err := s.Anonymous().Must(s.Ctx, "GET", "tokens/jwks", nil)
 		return err == nil, err
 	}); err != nil {
 		t.Fatal(err)
@@ -341,17 +342,17 @@ func TestStatusListScale(t *testing.T) {
 
 // startForScale is a server on raft. Figures that are to be published are taken
 // without the race detector, which multiplies memory and time.
-func startForScale(t *testing.T, figures bool) *server {
+func startForScale(t *testing.T, figures bool) *vaulttest.Deployment {
 	t.Helper()
 	if !figures {
-		return own(t, vaulttest.Options{Raft: true, Audit: true})
+		return vaulttest.Own(t, vaulttest.Options{Raft: true, Audit: true})
 	}
-	vault, _ := binaries(t)
-	plugin, err := vaulttest.BuildPlugin(suite.ctx, t.TempDir(), false)
+	vault, _ := vaulttest.Binaries(t)
+	plugin, err := vaulttest.BuildPlugin(suite.Context(), t.TempDir(), false)
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := newServer(vaulttest.Options{Vault: vault, Plugin: plugin, Raft: true, LogLevel: "warn"})
+	s, err := vaulttest.Deploy(suite.Context(), vaulttest.Options{Vault: vault, Plugin: plugin, Raft: true, LogLevel: "warn"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -362,14 +363,14 @@ func startForScale(t *testing.T, figures bool) *server {
 // issueThroughRestart issues until there are total tokens. Halfway Vault is
 // killed and started again; a request that fails is made again.
 func (s *session) issueThroughRestart(role string, issuers, total int) (tokens []string) {
-	s.t.Helper()
+	s.T.Helper()
 	var mu sync.Mutex
 	var issuing sync.WaitGroup
 	halfway := make(chan struct{})
 	for range issuers {
 		issuing.Go(func() {
-			for s.ctx.Err() == nil {
-				token, err := s.issueAt(s.ctx, s.Client(s.app), s.mount, role, nil)
+			for s.Ctx.Err() == nil {
+				token, err := s.IssueAt(s.Ctx, s.Client(s.App), s.Mount, role, nil)
 				mu.Lock()
 				if len(tokens) >= total {
 					mu.Unlock()
@@ -386,14 +387,14 @@ func (s *session) issueThroughRestart(role string, issuers, total int) (tokens [
 	}
 	select {
 	case <-halfway:
-	case <-s.ctx.Done():
-		s.t.Fatal(context.Cause(s.ctx))
+	case <-s.Ctx.Done():
+		s.T.Fatal(context.Cause(s.Ctx))
 	}
 	s.Kill()
 	s.restart()
 	issuing.Wait()
-	if err := s.ctx.Err(); err != nil {
-		s.t.Fatal(context.Cause(s.ctx))
+	if err := s.Ctx.Err(); err != nil {
+		s.T.Fatal(context.Cause(s.Ctx))
 	}
 	return tokens
 }
@@ -419,52 +420,52 @@ func distinctPlaces(t *testing.T, tokens []string) []place {
 // checkLists compares the published lists with what was revoked, and tells how
 // large they are and how long the first answer took.
 func (s *session) checkLists(lists map[string]bool, revoked map[place]bool, keySet []byte) {
-	s.t.Helper()
+	s.T.Helper()
 	found := 0
 	for uri := range lists {
 		list, first, err := s.timedFetch(uri, keySet)
 		if err != nil {
-			s.t.Fatal(err)
+			s.T.Fatal(err)
 		}
 		_, second, err := s.timedFetch(uri, keySet)
 		if err != nil {
-			s.t.Fatal(err)
+			s.T.Fatal(err)
 		}
-		s.t.Logf("a list with %d revoked takes %d bytes; first answer after %s, second after %s",
+		s.T.Logf("a list with %d revoked takes %d bytes; first answer after %s, second after %s",
 			list.count(), list.size, first.Round(100*time.Microsecond), second.Round(100*time.Microsecond))
 		for p := range revoked {
 			if p.List == uri && !list.revoked(p.Index) {
-				s.t.Fatalf("index %d of %s was revoked, and the list does not say so", p.Index, uri)
+				s.T.Fatalf("index %d of %s was revoked, and the list does not say so", p.Index, uri)
 			}
 		}
 		found += list.count()
 	}
 	if found != len(revoked) {
-		s.t.Errorf("%d tokens are revoked in the lists, want %d", found, len(revoked))
+		s.T.Errorf("%d tokens are revoked in the lists, want %d", found, len(revoked))
 	}
 }
 
 func (s *session) timedFetch(uri string, keySet []byte) (*statusList, time.Duration, error) {
 	start := time.Now()
-	list, err := s.fetchStatusList(s.ctx, uri, keySet)
+	list, err := fetchStatusList(s.Ctx, s.Deployment, uri, keySet)
 	return list, time.Since(start), err
 }
 
 // pluginMemory is the resident set of the plugin's processes, in bytes.
 func (s *session) pluginMemory() (bytes int) {
-	s.t.Helper()
+	s.T.Helper()
 	pids, err := s.PluginPIDs()
 	if err != nil {
-		s.t.Fatal(err)
+		s.T.Fatal(err)
 	}
 	for _, pid := range pids {
 		out, err := exec.Command("ps", "-o", "rss=", "-p", strconv.Itoa(pid)).Output()
 		if err != nil {
-			s.t.Fatalf("ps: %v", err)
+			s.T.Fatalf("ps: %v", err)
 		}
 		kilobytes, err := strconv.Atoi(strings.TrimSpace(string(out)))
 		if err != nil {
-			s.t.Fatalf("ps: %v", err)
+			s.T.Fatalf("ps: %v", err)
 		}
 		bytes += kilobytes << 10
 	}

@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/test/suite"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/test/vaulttest"
 )
 
@@ -139,7 +140,7 @@ func (w *auditWriter) start(ctx context.Context, state string) *counted {
 	out, err := os.Create(log)
 	w.must(err)
 	defer out.Close()
-	cmd := exec.CommandContext(ctx, tokenwatch(w.t), "follow", "-json", "-file", w.path, "-state", state, "-metrics", "127.0.0.1:0")
+	cmd := exec.CommandContext(ctx, vaulttest.Tokenwatch(w.t), "follow", "-json", "-file", w.path, "-state", state, "-metrics", "127.0.0.1:0")
 	cmd.Stdout, cmd.Stderr = out, out
 	w.must(cmd.Start())
 	return &counted{cmd, log}
@@ -183,7 +184,7 @@ func (c *counted) scrape(ctx context.Context) map[string]string {
 // written and the log is rotated: each is counted once, none is lost.
 func TestWatchCountsOnce(t *testing.T) {
 	w := newAuditWriter(t, recordedLog(t))
-	ctx := deadline(t, 5*time.Minute)
+	ctx := suite.Deadline(t, 5*time.Minute)
 	state := filepath.Join(t.TempDir(), "state")
 	w.write(1)
 	const kills = 50
@@ -240,7 +241,7 @@ func stateExists(path string) bool {
 func (w *auditWriter) until(ctx context.Context, c *counted, done func(map[string]string) bool) map[string]string {
 	w.t.Helper()
 	var last map[string]string
-	if err := vaulttest.Poll(ctx, time.Minute, func() (bool, error) {
+	if err := suite.Poll(ctx, time.Minute, func() (bool, error) {
 		last = c.scrape(ctx)
 		return last != nil && done(last), nil
 	}); err != nil {
@@ -255,9 +256,9 @@ func recordedLog(t *testing.T) []byte {
 	t.Helper()
 	w := watch(t)
 	return w.segment(func() {
-		token := w.issue("watched-api_key", nil)
-		w.wantActive(token)
-		w.introspect("vtk_nonsense", nil)
+		token := w.Issue("watched-api_key", nil)
+		w.WantActive(token)
+		w.Introspect("vtk_nonsense", nil)
 		w.attempt(w.Client(w.outsider), "GET", "tokens/creds/watched-api_key", nil)
 	})
 }

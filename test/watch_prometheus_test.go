@@ -3,7 +3,6 @@ package test
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
@@ -16,97 +15,28 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/test/suite"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/test/vaulttest"
 )
-
-// program finds a program of Debian's packages, which CI installs.
-func program(t *testing.T, name, pkg string) string {
-	t.Helper()
-	path, err := exec.LookPath(name)
-	if err != nil {
-		if os.Getenv("CI") != "" {
-			t.Fatalf("%s is missing: apt-get install %s", name, pkg)
-		}
-		t.Skipf("SKIPPED: %s is not installed; apt-get install %s", name, pkg)
-	}
-	return path
-}
-
-// background runs a program for as long as the test does. What it says is in
-// the file that is returned.
-func background(t *testing.T, ctx context.Context, command ...string) string {
-	t.Helper()
-	log := filepath.Join(t.TempDir(), "log")
-	out, err := os.Create(log)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer out.Close()
-	ctx, cancel := context.WithCancel(ctx)
-	cmd := exec.CommandContext(ctx, command[0], command[1:]...)
-	cmd.Stdout, cmd.Stderr, cmd.Dir = out, out, filepath.Dir(log)
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		cancel()
-		_ = cmd.Wait()
-		if t.Failed() {
-			said, _ := os.ReadFile(log)
-			t.Logf("%s said:\n%s", filepath.Base(command[0]), said[max(0, len(said)-3000):])
-		}
-	})
-	return log
-}
-
-// getJSON asks an HTTP API until it answers as wanted.
-func getJSON[T any](t *testing.T, ctx context.Context, url string, wanted func(T) bool) T {
-	t.Helper()
-	var last T
-	if err := vaulttest.Poll(ctx, time.Minute, func() (bool, error) {
-		req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
-		if err != nil {
-			return false, err
-		}
-		resp, err := http.DefaultClient.Do(req)
-		if err != nil {
-			return false, err
-		}
-		defer resp.Body.Close()
-		raw, err := io.ReadAll(resp.Body)
-		if err != nil {
-			return false, err
-		}
-		var answer T
-		if err := json.Unmarshal(raw, &answer); err != nil {
-			return false, fmt.Errorf("%w: %s", err, raw)
-		}
-		last = answer
-		return wanted(answer), nil
-	}); err != nil {
-		t.Fatalf("%s: %v; the last answer: %+v", url, err, last)
-	}
-	return last
-}
 
 // TestWatchPrometheusAndAlertmanager has a real Prometheus scrape tokenwatch,
 // and a real Alertmanager get its alerts, while a real Vault is attacked.
 func TestWatchPrometheusAndAlertmanager(t *testing.T) {
-	prometheus := program(t, "prometheus", "prometheus")
-	alertmanager := program(t, "prometheus-alertmanager", "prometheus-alertmanager")
+	prometheus := suite.Program(t, suite.SkipPrometheus, "prometheus")
+	alertmanager := suite.Program(t, suite.SkipPrometheus, "prometheus-alertmanager", "alertmanager")
 	w := watch(t)
 	dir := t.TempDir()
 
-	amAddress := freeAddress(t)
-	write(t, dir, "alertmanager.yml", "route: {receiver: nobody}\nreceivers: [{name: nobody}]\n")
-	background(t, w.ctx, alertmanager, "--config.file="+filepath.Join(dir, "alertmanager.yml"), "--storage.path="+filepath.Join(dir, "am"),
+	amAddress := suite.FreeAddress(t)
+	suite.Write(t, dir, "alertmanager.yml", "route: {receiver: nobody}\nreceivers: [{name: nobody}]\n")
+	suite.Background(t, w.Ctx, alertmanager, "--config.file="+filepath.Join(dir, "alertmanager.yml"), "--storage.path="+filepath.Join(dir, "am"),
 		"--web.listen-address="+amAddress, "--cluster.listen-address=")
-	getJSON(t, w.ctx, "http://"+amAddress+"/api/v2/status", func(s map[string]any) bool { return s["versionInfo"] != nil })
+	suite.AwaitJSON(t, w.Ctx, "http://"+amAddress+"/api/v2/status", func(s map[string]any) bool { return s["versionInfo"] != nil })
 
-	write(t, dir, "tokenwatch.yaml", "sinks: {terminal: {enabled: false}, alertmanager: [{url: 'http://"+amAddress+"'}]}\nrules: {revoked_token: {grace: 0s}}\n")
-	log := background(t, w.ctx, tokenwatch(t), "follow", "-config", filepath.Join(dir, "tokenwatch.yaml"), "-file", w.AuditFile, "-metrics", "127.0.0.1:0")
+	suite.Write(t, dir, "tokenwatch.yaml", "sinks: {terminal: {enabled: false}, alertmanager: [{url: 'http://"+amAddress+"'}]}\nrules: {revoked_token: {grace: 0s}}\n")
+	log := suite.Background(t, w.Ctx, vaulttest.Tokenwatch(t), "follow", "-config", filepath.Join(dir, "tokenwatch.yaml"), "-file", w.AuditFile, "-metrics", "127.0.0.1:0")
 	var metrics string
-	if err := vaulttest.Poll(w.ctx, 30*time.Second, func() (bool, error) {
+	if err := suite.Poll(w.Ctx, 30*time.Second, func() (bool, error) {
 		said, err := os.ReadFile(log)
 		if found := regexp.MustCompile(`msg=metrics url=http://(\S+)/metrics`).FindSubmatch(said); found != nil {
 			metrics = string(found[1])
@@ -115,23 +45,23 @@ func TestWatchPrometheusAndAlertmanager(t *testing.T) {
 	}); err != nil {
 		t.Fatal(err)
 	}
-	checkExposition(t, w.ctx, "http://"+metrics+"/metrics")
+	checkExposition(t, w.Ctx, "http://"+metrics+"/metrics")
 
-	promAddress := freeAddress(t)
-	write(t, dir, "prometheus.yml", "global: {scrape_interval: 1s}\nscrape_configs: [{job_name: tokenwatch, static_configs: [{targets: ['"+metrics+"']}]}]\n")
-	background(t, w.ctx, prometheus, "--config.file="+filepath.Join(dir, "prometheus.yml"), "--storage.tsdb.path="+filepath.Join(dir, "prom"), "--web.listen-address="+promAddress)
+	promAddress := suite.FreeAddress(t)
+	suite.Write(t, dir, "prometheus.yml", "global: {scrape_interval: 1s}\nscrape_configs: [{job_name: tokenwatch, static_configs: [{targets: ['"+metrics+"']}]}]\n")
+	suite.Background(t, w.Ctx, prometheus, "--config.file="+filepath.Join(dir, "prometheus.yml"), "--storage.tsdb.path="+filepath.Join(dir, "prom"), "--web.listen-address="+promAddress)
 
-	token := w.issue("watched-bearer", nil)
-	w.wantActive(token)
-	w.as(w.app, "POST", "tokens/revoke", fields{"token": token.Data.Token})
-	w.wantInactive(token.Data.Token)
+	token := w.Issue("watched-bearer", nil)
+	w.WantActive(token)
+	w.as(w.App, "POST", "tokens/revoke", fields{"token": token.Data.Token})
+	w.WantInactive(token.Data.Token)
 
 	type managed struct {
 		Labels      map[string]string
 		Annotations map[string]string
 	}
 	var got managed
-	getJSON(t, w.ctx, "http://"+amAddress+"/api/v2/alerts?filter="+url.QueryEscape(`alertname="tokenwatch_revoked_token"`), func(alerts []managed) bool {
+	suite.AwaitJSON(t, w.Ctx, "http://"+amAddress+"/api/v2/alerts?filter="+url.QueryEscape(`alertname="tokenwatch_revoked_token"`), func(alerts []managed) bool {
 		if len(alerts) > 0 {
 			got = alerts[0]
 		}
@@ -157,7 +87,7 @@ func TestWatchPrometheusAndAlertmanager(t *testing.T) {
 				Result []struct{ Value [2]any }
 			}
 		}
-		getJSON(t, w.ctx, "http://"+promAddress+"/api/v1/query?query="+url.QueryEscape(query), func(r result) bool {
+		suite.AwaitJSON(t, w.Ctx, "http://"+promAddress+"/api/v1/query?query="+url.QueryEscape(query), func(r result) bool {
 			if len(r.Data.Result) != 1 {
 				return false
 			}
@@ -167,7 +97,7 @@ func TestWatchPrometheusAndAlertmanager(t *testing.T) {
 			return err == nil && n >= atLeast
 		})
 	}
-	health := getJSON(t, w.ctx, "http://"+metrics+"/healthz", func(map[string]any) bool { return true })
+	health := suite.AwaitJSON(t, w.Ctx, "http://"+metrics+"/healthz", func(map[string]any) bool { return true })
 	if health["status"] != "ok" {
 		t.Errorf("health: %v", health)
 	}
@@ -176,7 +106,7 @@ func TestWatchPrometheusAndAlertmanager(t *testing.T) {
 // checkExposition has promtool look at the metrics' form and names.
 func checkExposition(t *testing.T, ctx context.Context, url string) {
 	t.Helper()
-	promtool := program(t, "promtool", "prometheus")
+	promtool := suite.Program(t, suite.SkipPrometheus, "promtool")
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
 		t.Fatal(err)
@@ -194,12 +124,5 @@ func checkExposition(t *testing.T, ctx context.Context, url string) {
 	}
 	if !strings.Contains(raw.String(), `tokenwatch_alerts_total{rule="silence",severity="critical"} 0`) {
 		t.Error("the series of a rule is not there before its first alert")
-	}
-}
-
-func write(t *testing.T, dir, name, content string) {
-	t.Helper()
-	if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
-		t.Fatal(err)
 	}
 }

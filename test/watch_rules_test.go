@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/test/suite"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/test/vaulttest"
 )
 
@@ -43,42 +44,41 @@ path "sys/mounts/located" { capabilities = ["delete", "update"] }
 
 func watch(t *testing.T) *watched {
 	t.Helper()
-	server := own(t, vaulttest.Options{Audit: true})
-	w := &watched{session: server.in(t, deadline(t, 5*time.Minute))}
-	if err := w.Enable(w.ctx, located, nil); err != nil {
+	w := &watched{session: own(t, 5*time.Minute, vaulttest.Options{Audit: true})}
+	if err := w.Enable(w.Ctx, located, nil); err != nil {
 		t.Fatal(err)
 	}
-	w.setUpAudit()
-	w.must("POST", "sys/mounts/"+located+"/tune", fields{
+	w.SetUpAudit()
+	w.Must("POST", "sys/mounts/"+located+"/tune", fields{
 		"audit_non_hmac_request_keys":  []string{"client_ip"},
 		"audit_non_hmac_response_keys": []string{"token_id", "token_type", "role", "client_id"},
 	})
 	var err error
-	if w.operator, _, err = w.NewUser(w.ctx, "operator", operatorPolicy); err != nil {
+	if w.operator, _, err = w.NewUser(w.Ctx, "operator", operatorPolicy); err != nil {
 		t.Fatal(err)
 	}
-	if w.outsider, _, err = w.NewUser(w.ctx, "outsider", outsiderPolicy); err != nil {
+	if w.outsider, _, err = w.NewUser(w.Ctx, "outsider", outsiderPolicy); err != nil {
 		t.Fatal(err)
 	}
-	for _, k := range kinds {
-		w.role("watched-"+k.name, k.roleBody())
-		w.at(located).role("watched-"+k.name, k.roleBody().with(fields{"ttl": "10m"}))
+	for _, k := range vaulttest.TokenTypes {
+		w.Role("watched-"+k.Name, k.RoleBody())
+		w.at(located).Role("watched-"+k.Name, k.RoleBody().With(fields{"ttl": "10m"}))
 	}
-	w.role("bound", kinds[0].roleBody().with(fields{"bound_cidrs": "10.0.0.0/8"}))
+	w.Role("bound", vaulttest.APIKey.RoleBody().With(fields{"bound_cidrs": "10.0.0.0/8"}))
 	return w
 }
 
 // segment is what the audit log gained while f ran.
 func (w *watched) segment(f func()) []byte {
-	w.t.Helper()
+	w.T.Helper()
 	before, err := os.Stat(w.AuditFile)
 	if err != nil {
-		w.t.Fatal(err)
+		w.T.Fatal(err)
 	}
 	f()
 	raw, err := os.ReadFile(w.AuditFile) // Vault writes an entry before it answers
 	if err != nil {
-		w.t.Fatal(err)
+		w.T.Fatal(err)
 	}
 	return raw[before.Size():]
 }
@@ -95,23 +95,23 @@ type alerted struct {
 
 // replayed has tokenwatch look at a log, with rules in YAML.
 func (w *watched) replayed(log []byte, rules string) []alerted {
-	w.t.Helper()
-	config := filepath.Join(w.t.TempDir(), "tokenwatch.yaml")
+	w.T.Helper()
+	config := filepath.Join(w.T.TempDir(), "tokenwatch.yaml")
 	if err := os.WriteFile(config, []byte(rules), 0o600); err != nil {
-		w.t.Fatal(err)
+		w.T.Fatal(err)
 	}
-	cmd := exec.CommandContext(w.ctx, tokenwatch(w.t), "replay", "-json", "-config", config, "-")
+	cmd := exec.CommandContext(w.Ctx, vaulttest.Tokenwatch(w.T), "replay", "-json", "-config", config, "-")
 	cmd.Stdin = bytes.NewReader(log)
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()
 	if err != nil {
-		w.t.Fatalf("tokenwatch replay: %v\n%s", err, stderr.String())
+		w.T.Fatalf("tokenwatch replay: %v\n%s", err, stderr.String())
 	}
 	if !strings.Contains(stderr.String(), " 0 lines that are no audit entries") {
-		w.t.Errorf("tokenwatch replay: %s", stderr.String())
+		w.T.Errorf("tokenwatch replay: %s", stderr.String())
 	}
-	return readAlerts(w.t, bytes.NewReader(out))
+	return readAlerts(w.T, bytes.NewReader(out))
 }
 
 func readAlerts(t *testing.T, r io.Reader) []alerted {
@@ -149,17 +149,17 @@ func (w *watched) from(address, vaultToken string) *vaulttest.Client {
 
 // attempt makes a request that may be refused.
 func (w *watched) attempt(c *vaulttest.Client, method, path string, body any) {
-	w.t.Helper()
-	if _, err := c.Do(w.ctx, method, path, body); err != nil {
-		w.t.Fatal(err)
+	w.T.Helper()
+	if _, err := c.Do(w.Ctx, method, path, body); err != nil {
+		w.T.Fatal(err)
 	}
 }
 
 // as makes requests that have to succeed.
 func (w *watched) as(vaultToken, method, path string, body any) {
-	w.t.Helper()
-	if _, err := w.Client(vaultToken).Must(w.ctx, method, path, body); err != nil {
-		w.t.Fatal(err)
+	w.T.Helper()
+	if _, err := w.Client(vaultToken).Must(w.Ctx, method, path, body); err != nil {
+		w.T.Fatal(err)
 	}
 }
 
@@ -173,8 +173,8 @@ func (w *watched) forAWhile(length time.Duration, f func()) {
 		select {
 		case <-end.C:
 			return
-		case <-w.ctx.Done():
-			w.t.Fatal(w.ctx.Err())
+		case <-w.Ctx.Done():
+			w.T.Fatal(w.Ctx.Err())
 		case <-tick.C:
 			f()
 		}
@@ -186,30 +186,30 @@ func (w *watched) forAWhile(length time.Duration, f func()) {
 // scope, a refusal, a role written to what it was and made narrower.
 func (w *watched) workday() {
 	for range 4 {
-		for _, k := range kinds {
-			token := w.issue("watched-"+k.name, fields{"scopes": "orders:read"})
+		for _, k := range vaulttest.TokenTypes {
+			token := w.Issue("watched-"+k.Name, fields{"scopes": "orders:read"})
 			for range 3 {
-				w.wantActive(token)
+				w.WantActive(token)
 			}
-			w.introspect(token.Data.Token, fields{"client_ip": "10.0.0.1"})
-			w.introspect(token.Data.Token, fields{"required_scopes": "admin"})
-			if k.renewable {
-				w.as(w.app, "PUT", "sys/leases/renew", fields{"lease_id": token.LeaseID})
+			w.Introspect(token.Data.Token, fields{"client_ip": "10.0.0.1"})
+			w.Introspect(token.Data.Token, fields{"required_scopes": "admin"})
+			if k.Renewable {
+				w.as(w.App, "PUT", "sys/leases/renew", fields{"lease_id": token.LeaseID})
 			}
-			w.as(w.app, "PUT", "sys/leases/revoke", fields{"lease_id": token.LeaseID, "sync": true})
+			w.as(w.App, "PUT", "sys/leases/revoke", fields{"lease_id": token.LeaseID, "sync": true})
 		}
 	}
-	w.introspect("vtk_mistyped", nil)
-	short := w.issue("watched-api_key", fields{"ttl": "1s"})
-	if err := vaulttest.Poll(w.ctx, 20*time.Second, func() (bool, error) {
-		active, err := w.activeAt(w.ctx, w.mount, short.Data.Token)
+	w.Introspect("vtk_mistyped", nil)
+	short := w.Issue("watched-api_key", fields{"ttl": "1s"})
+	if err := suite.Poll(w.Ctx, 20*time.Second, func() (bool, error) {
+		active, err := w.ActiveAt(w.Ctx, w.Mount, short.Data.Token)
 		return !active, err
 	}); err != nil {
-		w.t.Fatal(err)
+		w.T.Fatal(err)
 	}
-	w.introspect(w.issue("bound", nil).Data.Token, fields{"client_ip": "10.1.2.3"})
+	w.Introspect(w.Issue("bound", nil).Data.Token, fields{"client_ip": "10.1.2.3"})
 	w.attempt(w.Client(w.outsider), "GET", "tokens/creds/bound", nil)
-	w.attempt(w.Client(w.app), "POST", "tokens/creds/bound", fields{"scopes": "admin"})
+	w.attempt(w.Client(w.App), "POST", "tokens/creds/bound", fields{"scopes": "admin"})
 	w.as(w.operator, "POST", "tokens/roles/watched-bearer", fields{"allowed_scopes": []string{"orders:*"}, "default_scopes": []string{"orders:read"}, "max_ttl": "30m"})
 	w.as(w.operator, "PATCH", "tokens/roles/watched-bearer", fields{"allowed_scopes": []string{"orders:read"}})
 	w.as(w.operator, "GET", "tokens/config", nil)
@@ -273,13 +273,13 @@ func checkAlert(t *testing.T, got, want alerted) {
 }
 
 func (w *watched) ruleNames() map[string]bool {
-	w.t.Helper()
-	out, err := exec.CommandContext(w.ctx, tokenwatch(w.t), "rules", "-json").Output()
+	w.T.Helper()
+	out, err := exec.CommandContext(w.Ctx, vaulttest.Tokenwatch(w.T), "rules", "-json").Output()
 	if err != nil {
-		w.t.Fatal(err)
+		w.T.Fatal(err)
 	}
 	var rules []struct{ Name string }
-	decode(w.t, out, &rules)
+	suite.Decode(w.T, out, &rules)
 	names := make(map[string]bool)
 	for _, r := range rules {
 		names[r.Name] = true
@@ -332,118 +332,118 @@ var attacks = []struct {
 	}},
 	{"inactive_burst", "guessing", "warning", "", func(w *watched, want *alerted) {
 		for i := range 25 {
-			w.introspect(fmt.Sprintf("vtk_guess%d", i), fields{"client_ip": "192.0.2.66"})
+			w.Introspect(fmt.Sprintf("vtk_guess%d", i), fields{"client_ip": "192.0.2.66"})
 		}
 		want.Count, want.Who, want.Detail = 25, "API server token-api", "guessing"
 	}},
 	{"inactive_burst", "without client addresses", "warning", "", func(w *watched, want *alerted) {
 		for range 20 {
-			w.introspect("vtk_theSameAgain", nil)
+			w.Introspect("vtk_theSameAgain", nil)
 		}
 		want.Count, want.Who, want.Detail = 20, "API server token-api", "same few tokens"
 	}},
 	{"revoked_token", "by possession", "critical", "", func(w *watched, want *alerted) {
-		token := w.issue("watched-bearer", nil)
-		w.as(w.app, "POST", "tokens/revoke", fields{"token": token.Data.Token})
-		w.wantInactive(token.Data.Token)
+		token := w.Issue("watched-bearer", nil)
+		w.as(w.App, "POST", "tokens/revoke", fields{"token": token.Data.Token})
+		w.WantInactive(token.Data.Token)
 		want.TokenID, want.LeaseID, want.Role, want.Detail = token.Data.TokenID, token.LeaseID, "watched-bearer", "by possession, by userpass-app"
 	}},
 	{"revoked_token", "by id, of a token that was only seen in use", "critical", "", func(w *watched, want *alerted) {
-		token := w.issue("watched-api_key", nil)
-		w.wantActive(token)
+		token := w.Issue("watched-api_key", nil)
+		w.WantActive(token)
 		w.as(w.operator, "DELETE", "tokens/tokens/"+token.Data.TokenID, nil)
-		w.wantInactive(token.Data.Token)
+		w.WantInactive(token.Data.Token)
 		want.TokenID, want.Detail = token.Data.TokenID, "by its id, by userpass-operator"
 	}},
 	{"revoked_token", "a JWT through its lease", "critical", "", func(w *watched, want *alerted) {
-		token := w.issue("watched-jwt", nil)
+		token := w.Issue("watched-jwt", nil)
 		w.as(w.operator, "PUT", "sys/leases/revoke/"+token.LeaseID, fields{"sync": true})
-		w.wantInactive(token.Data.Token)
+		w.WantInactive(token.Data.Token)
 		want.TokenID, want.Detail = token.Data.TokenID, "through its lease, by userpass-operator"
 	}},
 	{"revoked_token", "after the hashed id of its lease was renewed", "critical", "", func(w *watched, want *alerted) {
-		token := w.issue("watched-bearer", nil)
-		w.as(w.app, "PUT", "sys/leases/renew", fields{"lease_id": token.LeaseID})
-		w.as(w.app, "PUT", "sys/leases/revoke", fields{"lease_id": token.LeaseID, "sync": true})
-		w.wantInactive(token.Data.Token)
+		token := w.Issue("watched-bearer", nil)
+		w.as(w.App, "PUT", "sys/leases/renew", fields{"lease_id": token.LeaseID})
+		w.as(w.App, "PUT", "sys/leases/revoke", fields{"lease_id": token.LeaseID, "sync": true})
+		w.WantInactive(token.Data.Token)
 		want.TokenID, want.Detail = token.Data.TokenID, "through its lease"
 	}},
 	{"revoked_token", "with its login", "critical", "", func(w *watched, want *alerted) {
-		resp := w.must("POST", "auth/token/create-orphan", fields{"policies": []string{"app"}, "ttl": "1h"})
+		resp := w.Must("POST", "auth/token/create-orphan", fields{"policies": []string{"app"}, "ttl": "1h"})
 		login, _ := resp.Body["auth"].(map[string]any)["client_token"].(string)
-		token, err := w.issueAt(w.ctx, w.Client(login), w.mount, "watched-api_key", nil)
+		token, err := w.IssueAt(w.Ctx, w.Client(login), w.Mount, "watched-api_key", nil)
 		if err != nil {
-			w.t.Fatal(err)
+			w.T.Fatal(err)
 		}
 		w.as(login, "POST", "auth/token/revoke-self", nil)
-		if err := vaulttest.Poll(w.ctx, 20*time.Second, func() (bool, error) { // Vault ends its leases in the background
-			active, err := w.activeAt(w.ctx, w.mount, token.Data.Token)
+		if err := suite.Poll(w.Ctx, 20*time.Second, func() (bool, error) { // Vault ends its leases in the background
+			active, err := w.ActiveAt(w.Ctx, w.Mount, token.Data.Token)
 			return !active, err
 		}); err != nil {
-			w.t.Fatal(err)
+			w.T.Fatal(err)
 		}
 		want.TokenID, want.Detail = token.Data.TokenID, "without a revocation in the log that names it"
 	}},
 	{"outside_bound_cidrs", "a leaked token", "critical", "", func(w *watched, want *alerted) {
-		token := w.issue("bound", nil)
-		w.introspect(token.Data.Token, fields{"client_ip": "192.0.2.1"})
+		token := w.Issue("bound", nil)
+		w.Introspect(token.Data.Token, fields{"client_ip": "192.0.2.1"})
 		want.TokenID, want.Role, want.Where, want.Count = token.Data.TokenID, "bound", "client address hmac-sha256:", 1
 	}},
 	{"outside_bound_cidrs", "an API server that does not say", "info", "", func(w *watched, want *alerted) {
-		w.introspect(w.issue("bound", nil).Data.Token, nil)
+		w.Introspect(w.Issue("bound", nil).Data.Token, nil)
 		want.Detail = "no client_ip"
 	}},
 	{"unexpected_location", "an entity in a new network", "warning", "", func(w *watched, want *alerted) {
-		w.forAWhile(1200*time.Millisecond, func() { w.issue("watched-api_key", nil) })
-		w.attempt(w.from("127.9.9.9", w.app), "GET", "tokens/creds/watched-api_key", nil)
-		want.EntityID, want.Where, want.Detail = w.entity, "127.9.9.9", "The network is new"
+		w.forAWhile(1200*time.Millisecond, func() { w.Issue("watched-api_key", nil) })
+		w.attempt(w.from("127.9.9.9", w.App), "GET", "tokens/creds/watched-api_key", nil)
+		want.EntityID, want.Where, want.Detail = w.Entity, "127.9.9.9", "The network is new"
 	}},
 	{"unexpected_location", "a token at a new address, hashed", "warning", "", func(w *watched, want *alerted) {
-		token := w.issue("watched-api_key", nil)
-		w.forAWhile(1200*time.Millisecond, func() { w.introspect(token.Data.Token, fields{"client_ip": "192.0.2.1"}) })
-		w.introspect(token.Data.Token, fields{"client_ip": "198.51.100.1"})
+		token := w.Issue("watched-api_key", nil)
+		w.forAWhile(1200*time.Millisecond, func() { w.Introspect(token.Data.Token, fields{"client_ip": "192.0.2.1"}) })
+		w.Introspect(token.Data.Token, fields{"client_ip": "198.51.100.1"})
 		want.TokenID, want.Where, want.Detail = token.Data.TokenID, "client address hmac-sha256:", "The network is new"
 	}},
 	{"unexpected_location", "in one network", "warning", "", func(w *watched, want *alerted) {
 		w = w.atMount(located)
-		token := w.issue("watched-bearer", nil)
-		w.forAWhile(1200*time.Millisecond, func() { w.introspect(token.Data.Token, fields{"client_ip": "192.0.2.1"}) })
-		w.introspect(token.Data.Token, fields{"client_ip": "192.0.2.200"}) // the same network: nothing to say
-		w.introspect(token.Data.Token, fields{"client_ip": "192.0.3.1"})
-		want.Count, want.EntityID, want.Where = 1, w.entity, "192.0.3.1"
+		token := w.Issue("watched-bearer", nil)
+		w.forAWhile(1200*time.Millisecond, func() { w.Introspect(token.Data.Token, fields{"client_ip": "192.0.2.1"}) })
+		w.Introspect(token.Data.Token, fields{"client_ip": "192.0.2.200"}) // the same network: nothing to say
+		w.Introspect(token.Data.Token, fields{"client_ip": "192.0.3.1"})
+		want.Count, want.EntityID, want.Where = 1, w.Entity, "192.0.3.1"
 	}},
 	{"unexpected_location", "on the other side of the world", "warning", travelled, func(w *watched, want *alerted) {
 		w = w.atMount(located)
-		token := w.issue("watched-api_key", nil)
-		w.introspect(token.Data.Token, fields{"client_ip": "81.2.69.142"})
-		w.introspect(token.Data.Token, fields{"client_ip": "198.51.100.1"})
+		token := w.Issue("watched-api_key", nil)
+		w.Introspect(token.Data.Token, fields{"client_ip": "81.2.69.142"})
+		w.Introspect(token.Data.Token, fields{"client_ip": "198.51.100.1"})
 		want.TokenID, want.Where, want.Detail = token.Data.TokenID, "198.51.100.1", "nobody travels so fast"
 	}},
 	{"unexpected_location", "in another country", "warning", travelled, func(w *watched, want *alerted) {
 		w = w.atMount(located)
-		token := w.issue("watched-api_key", nil)
-		w.forAWhile(1200*time.Millisecond, func() { w.introspect(token.Data.Token, fields{"client_ip": "81.2.69.142"}) })
-		w.introspect(token.Data.Token, fields{"client_ip": "202.196.224.1"})
+		token := w.Issue("watched-api_key", nil)
+		w.forAWhile(1200*time.Millisecond, func() { w.Introspect(token.Data.Token, fields{"client_ip": "81.2.69.142"}) })
+		w.Introspect(token.Data.Token, fields{"client_ip": "202.196.224.1"})
 		want.TokenID, want.Where, want.Detail = token.Data.TokenID, "202.196.224.1", "The country is new: PH"
 	}},
 	{"issuance_spike", "stocking up", "warning", "", func(w *watched, want *alerted) {
-		w.forAWhile(4500*time.Millisecond, func() { w.issue("watched-bearer", nil) })
+		w.forAWhile(4500*time.Millisecond, func() { w.Issue("watched-bearer", nil) })
 		w.forAWhile(1500*time.Millisecond, func() {
 			for range 15 {
-				w.issue("watched-bearer", nil)
+				w.Issue("watched-bearer", nil)
 			}
 		})
 		want.Role, want.Detail = "watched-bearer", "its mean is"
 	}},
 	{"mass_revocation", "one by one", "critical", "", func(w *watched, want *alerted) {
 		for range 25 {
-			token := w.issue("watched-bearer", nil)
-			w.as(w.app, "POST", "tokens/revoke", fields{"token": token.Data.Token})
+			token := w.Issue("watched-bearer", nil)
+			w.as(w.App, "POST", "tokens/revoke", fields{"token": token.Data.Token})
 		}
 		want.Count, want.Who = 25, "userpass-app"
 	}},
 	{"mass_revocation", "a lease prefix", "critical", "", func(w *watched, want *alerted) {
-		w.issue("watched-api_key", nil)
+		w.Issue("watched-api_key", nil)
 		w.as(w.operator, "PUT", "sys/leases/revoke-prefix/tokens/creds/watched-api_key", fields{"sync": true})
 		want.Who, want.Detail = "userpass-operator", "revoke-prefix/tokens/creds/watched-api_key"
 	}},
@@ -477,23 +477,23 @@ var attacks = []struct {
 		want.Detail = "spare"
 	}},
 	{"root_token", "in use", "warning", "", func(w *watched, want *alerted) {
-		w.must("GET", "tokens/config", nil)
-		w.must("LIST", "tokens/roles", nil)
+		w.Must("GET", "tokens/config", nil)
+		w.Must("LIST", "tokens/roles", nil)
 		want.Count, want.Who = 2, "root (accessor "
 	}},
 	{"audit_disabled", "one of two", "critical", "", func(w *watched, want *alerted) {
-		second := filepath.Join(w.t.TempDir(), "second.log")
+		second := filepath.Join(w.T.TempDir(), "second.log")
 		w.as(w.operator, "PUT", "sys/audit/second", fields{"type": "file", "options": fields{"file_path": second}})
 		w.as(w.operator, "DELETE", "sys/audit/second", nil)
 		want.Count, want.Who, want.Detail = 1, "userpass-operator", "Device second"
 		// Its own log ends with the request.
 		own, err := os.ReadFile(second)
 		if err != nil {
-			w.t.Fatal(err)
+			w.T.Fatal(err)
 		}
 		found := ofRule(w.replayed(own, quick), "audit_disabled")
 		if len(found) != 1 {
-			w.t.Errorf("the log of the device itself: %d alerts, want 1", len(found))
+			w.T.Errorf("the log of the device itself: %d alerts, want 1", len(found))
 		}
 	}},
 	{"audit_disabled", "somebody tries", "critical", "", func(w *watched, want *alerted) {
@@ -502,15 +502,15 @@ var attacks = []struct {
 	}},
 	{"one_address", "a proxy", "info", "", func(w *watched, want *alerted) {
 		for i := range 4 {
-			_, _, err := w.NewUser(w.ctx, fmt.Sprintf("user%d", i), appPolicy)
+			_, _, err := w.NewUser(w.Ctx, fmt.Sprintf("user%d", i), vaulttest.AppPolicy)
 			if err != nil {
-				w.t.Fatal(err)
+				w.T.Fatal(err)
 			}
 		}
 		for _, name := range []string{"user0", "user1", "user2", "user3"} {
-			login, err := w.Anonymous().Must(w.ctx, "POST", "auth/userpass/login/"+name, fields{"password": "correct horse battery staple"})
+			login, err := w.Anonymous().Must(w.Ctx, "POST", "auth/userpass/login/"+name, fields{"password": "correct horse battery staple"})
 			if err != nil {
-				w.t.Fatal(err)
+				w.T.Fatal(err)
 			}
 			token, _ := login.Body["auth"].(map[string]any)["client_token"].(string)
 			for range 55 {
@@ -533,9 +533,9 @@ func TestWatchSilence(t *testing.T) {
 	if err := os.WriteFile(config, []byte("rules: {silence: {after: 2s}}\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithCancel(w.ctx)
+	ctx, cancel := context.WithCancel(w.Ctx)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, tokenwatch(t), "follow", "-json", "-config", config, "-file", w.AuditFile)
+	cmd := exec.CommandContext(ctx, vaulttest.Tokenwatch(t), "follow", "-json", "-config", config, "-file", w.AuditFile)
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -559,13 +559,13 @@ func TestWatchSilence(t *testing.T) {
 		}
 	}()
 	// As long as there are entries there is no silence.
-	w.forAWhile(3*time.Second, func() { w.issue("watched-bearer", nil) })
-	w.must("DELETE", "sys/audit/file", nil)
+	w.forAWhile(3*time.Second, func() { w.Issue("watched-bearer", nil) })
+	w.Must("DELETE", "sys/audit/file", nil)
 	var disabled time.Time
 	for {
 		select {
-		case <-w.ctx.Done():
-			t.Fatal(w.ctx.Err())
+		case <-w.Ctx.Done():
+			t.Fatal(w.Ctx.Err())
 		case a, ok := <-alerts:
 			switch {
 			case !ok:

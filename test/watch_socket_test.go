@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/test/suite"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/test/vaulttest"
 )
 
@@ -25,8 +26,8 @@ func TestWatchSocket(t *testing.T) {
 				url = "unix://" + address
 			}
 			alerts := filepath.Join(dir, "alerts")
-			write(t, dir, "tokenwatch.yaml", "sinks: {terminal: {enabled: false}, json: [{file: "+alerts+"}]}\n")
-			log := background(t, w.ctx, tokenwatch(t), "follow", "-socket", url, "-config", filepath.Join(dir, "tokenwatch.yaml"))
+			suite.Write(t, dir, "tokenwatch.yaml", "sinks: {terminal: {enabled: false}, json: [{file: "+alerts+"}]}\n")
+			log := suite.Background(t, w.Ctx, vaulttest.Tokenwatch(t), "follow", "-socket", url, "-config", filepath.Join(dir, "tokenwatch.yaml"))
 			listening := regexp.MustCompile(`msg="listening for a socket audit device" address=(\S+)`)
 			await(w, func() bool {
 				said, err := os.ReadFile(log)
@@ -36,9 +37,9 @@ func TestWatchSocket(t *testing.T) {
 				}
 				return err != nil
 			})
-			w.must("PUT", "sys/audit/"+kind, fields{"type": "socket", "options": fields{"address": address, "socket_type": kind}})
+			w.Must("PUT", "sys/audit/"+kind, fields{"type": "socket", "options": fields{"address": address, "socket_type": kind}})
 			for i := range 25 {
-				w.introspect("vtk_guess"+strings.Repeat("x", i), nil)
+				w.Introspect("vtk_guess"+strings.Repeat("x", i), nil)
 			}
 			await(w, func() bool {
 				said, err := os.Open(alerts)
@@ -49,14 +50,14 @@ func TestWatchSocket(t *testing.T) {
 				found := ofRule(readAlerts(t, said), "inactive_burst")
 				return len(found) > 0 && found[0].Count == 20
 			})
-			w.must("DELETE", "sys/audit/"+kind, nil)
+			w.Must("DELETE", "sys/audit/"+kind, nil)
 		})
 	}
 }
 
 func await(w *watched, done func() bool) {
-	w.t.Helper()
-	if err := vaulttest.Poll(w.ctx, 30*time.Second, func() (bool, error) { return done(), nil }); err != nil {
-		w.t.Fatal(err)
+	w.T.Helper()
+	if err := suite.Poll(w.Ctx, 30*time.Second, func() (bool, error) { return done(), nil }); err != nil {
+		w.T.Fatal(err)
 	}
 }

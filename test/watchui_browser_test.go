@@ -9,8 +9,9 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
+
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/test/suite"
 )
 
 // visit is what browser/visit.mjs does in one Chromium of its own.
@@ -64,7 +65,7 @@ func (v visit) openAllowing(t *testing.T, ctx context.Context, allowed string) v
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.CommandContext(ctx, "node", filepath.Join(browserDir(t), "visit.mjs"))
+	cmd := exec.CommandContext(ctx, "node", filepath.Join(suite.NodeFolder(t, "browser"), "visit.mjs"))
 	var stderr bytes.Buffer
 	cmd.Stdin, cmd.Stderr = bytes.NewReader(job), &stderr
 	// Chromium keeps a few files outside of its profile.
@@ -74,7 +75,7 @@ func (v visit) openAllowing(t *testing.T, ctx context.Context, allowed string) v
 		t.Fatalf("%s: %v\n%s", v.URL, err, stderr.Bytes())
 	}
 	var seen visited
-	decode(t, out, &seen)
+	suite.Decode(t, out, &seen)
 	for _, problem := range seen.Problems {
 		if allowed == "" || !strings.HasPrefix(problem, allowed) {
 			t.Errorf("%s, %s: %s", v.URL, v.Scheme, problem)
@@ -93,7 +94,7 @@ func (v visited) audits(t *testing.T, what string, at ...int) {
 	t.Helper()
 	for _, i := range at {
 		var problems []string
-		decode(t, v.Values[i], &problems)
+		suite.Decode(t, v.Values[i], &problems)
 		for _, problem := range problems {
 			t.Errorf("%s: %s", what, problem)
 		}
@@ -103,7 +104,7 @@ func (v visited) audits(t *testing.T, what string, at ...int) {
 func (v visited) text(t *testing.T, at int) string {
 	t.Helper()
 	var s string
-	decode(t, v.Values[at], &s)
+	suite.Decode(t, v.Values[at], &s)
 	return s
 }
 
@@ -112,47 +113,13 @@ func chromium(t *testing.T) string {
 	if chosen := os.Getenv("CHROMIUM_BIN"); chosen != "" {
 		return chosen
 	}
-	return program(t, "chromium", "chromium")
-}
-
-var browser struct {
-	once sync.Once
-	dir  string
-	err  error
-}
-
-// browserDir is a copy of browser/ with its dependency installed.
-func browserDir(t *testing.T) string {
-	t.Helper()
-	browser.once.Do(func() {
-		browser.dir, browser.err = installBrowser(suite.ctx, filepath.Join(repository(), "test", "browser"), filepath.Join(suite.dir, "browser"))
-	})
-	if browser.err != nil {
-		t.Fatal(browser.err)
-	}
-	return browser.dir
-}
-
-func installBrowser(ctx context.Context, source, dir string) (string, error) {
-	installed, err := npmInstalled(ctx, source)
-	if err != nil {
-		return "", err
-	}
-	if err := os.Mkdir(dir, 0o700); err != nil {
-		return "", err
-	}
-	for _, name := range []string{"package.json", "visit.mjs", "audit.mjs"} {
-		if err := copyFile(filepath.Join(source, name), dir); err != nil {
-			return "", err
-		}
-	}
-	return dir, os.Symlink(filepath.Join(installed, "node_modules"), filepath.Join(dir, "node_modules"))
+	return suite.Program(t, suite.SkipBrowser, "chromium", "chromium-browser", "google-chrome")
 }
 
 // TestTheBrowserSeesWhatIsWrong is the control of the other tests: a page on
 // which everything is wrong that they look for.
 func TestTheBrowserSeesWhatIsWrong(t *testing.T) {
-	ctx := deadline(t, limitOfVisit)
+	ctx := suite.Deadline(t, limitOfVisit)
 	page := filepath.Join(t.TempDir(), "bad.html")
 	const bad = `<html><body><h2>No h1</h2><h4>Skips</h4><p style="color:#999;background:#fff">pale</p><button></button><i id=a></i><i id=a></i>
 <svg><rect data-mark fill="#eee"/></svg><table aria-label=t><tr><th>x</table><div style="width:3000px">wide</div>
@@ -160,7 +127,7 @@ func TestTheBrowserSeesWhatIsWrong(t *testing.T) {
 	if err := os.WriteFile(page, []byte(bad), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.CommandContext(ctx, "node", filepath.Join(browserDir(t), "visit.mjs"))
+	cmd := exec.CommandContext(ctx, "node", filepath.Join(suite.NodeFolder(t, "browser"), "visit.mjs"))
 	job, err := json.Marshal(visit{
 		Executable: chromium(t), Profile: t.TempDir(), URL: "file://" + page, Scheme: "light", Width: 800, Height: 600, Steps: []fields{audited()},
 	})
@@ -173,9 +140,9 @@ func TestTheBrowserSeesWhatIsWrong(t *testing.T) {
 		t.Fatal(err)
 	}
 	var seen visited
-	decode(t, out, &seen)
+	suite.Decode(t, out, &seen)
 	var found []string
-	decode(t, seen.Values[0], &found)
+	suite.Decode(t, seen.Values[0], &found)
 	found = append(found, seen.Problems...)
 	for _, want := range []string{
 		"contrast 2.8", "of a chart's mark", "no accessible name: <button", "neither an image nor hidden", "no language", "no title", "not one h1", "not one main",

@@ -6,13 +6,16 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/test/suite"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/test/vaulttest"
 )
 
 // TestMonitoringPageDescribesTheRules holds docs/monitoring.md against what
 // tokenwatch says about its rules: each has a section with an alert and its
 // settings, and there are no others.
 func TestMonitoringPageDescribesTheRules(t *testing.T) {
-	out, err := exec.Command(tokenwatch(t), "rules", "-json").Output()
+	out, err := exec.Command(vaulttest.Tokenwatch(t), "rules", "-json").Output()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -20,8 +23,8 @@ func TestMonitoringPageDescribesTheRules(t *testing.T) {
 		Name, Severity, Meaning string
 		Settings                []struct{ Name, Default, Help string }
 	}
-	decode(t, out, &rules)
-	page := read(t, "docs/monitoring.md")
+	suite.Decode(t, out, &rules)
+	page := suite.Read(t, "docs/monitoring.md")
 	sections := map[string]string{}
 	heading := regexp.MustCompile("(?m)^### `(\\w+)`$")
 	found := heading.FindAllStringSubmatchIndex(page, -1)

@@ -15,36 +15,28 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/test/suite"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/test/vaulttest"
 )
 
 // promtool runs Prometheus' own checker.
 func promtool(t *testing.T, args ...string) {
 	t.Helper()
-	if out, err := exec.CommandContext(suite.ctx, program(t, "promtool", "prometheus"), args...).CombinedOutput(); err != nil {
+	if out, err := exec.CommandContext(suite.Context(), suite.Program(t, suite.SkipPrometheus, "promtool"), args...).CombinedOutput(); err != nil {
 		t.Errorf("promtool %s: %v\n%s", strings.Join(args, " "), err, out)
 	}
 }
 
-func deployed(t *testing.T, pattern string) []string {
-	t.Helper()
-	files, err := filepath.Glob(filepath.Join(repository(), pattern))
-	if err != nil || len(files) == 0 {
-		t.Fatalf("no file %s: %v", pattern, err)
-	}
-	return files
-}
-
 func TestPrometheusRules(t *testing.T) {
-	promtool(t, append([]string{"check", "rules"}, deployed(t, "deploy/prometheus/*.rules.yml")...)...)
-	promtool(t, append([]string{"check", "config", "--syntax-only"}, deployed(t, "deploy/prometheus/prometheus.yml")...)...)
-	promtool(t, append([]string{"test", "rules"}, deployed(t, "test/prometheus/*_test.yml")...)...)
+	promtool(t, append([]string{"check", "rules"}, suite.Glob(t, "deploy/prometheus/*.rules.yml")...)...)
+	promtool(t, append([]string{"check", "config", "--syntax-only"}, suite.Glob(t, "deploy/prometheus/prometheus.yml")...)...)
+	promtool(t, append([]string{"test", "rules"}, suite.Glob(t, "test/prometheus/*_test.yml")...)...)
 }
 
 // TestPrometheusRulesAreTested makes sure that each alert fires in a unit test.
 func TestPrometheusRulesAreTested(t *testing.T) {
 	alert := regexp.MustCompile(`(?m)^ +- alert: (\w+)$`)
-	for _, file := range deployed(t, "deploy/prometheus/*.rules.yml") {
+	for _, file := range suite.Glob(t, "deploy/prometheus/*.rules.yml") {
 		test := filepath.Join("test", "prometheus", strings.Replace(filepath.Base(file), ".rules.yml", "_test.yml", 1))
 		rules, err := os.ReadFile(file)
 		if err != nil {
@@ -52,7 +44,7 @@ func TestPrometheusRulesAreTested(t *testing.T) {
 		}
 		for _, m := range alert.FindAllStringSubmatch(string(rules), -1) {
 			fires := regexp.MustCompile(`alertname="` + m[1] + `"\}', value: 1|(?s:alertname: ` + m[1] + `\s+eval_time: \w+\s+exp_alerts:\s+- )`)
-			if !fires.MatchString(read(t, test)) {
+			if !fires.MatchString(suite.Read(t, test)) {
 				t.Errorf("%s: %s fires in no test of %s", file, m[1], test)
 			}
 		}
@@ -78,7 +70,7 @@ type dashboard struct {
 func readDashboard(t *testing.T) dashboard {
 	t.Helper()
 	var d dashboard
-	decode(t, []byte(read(t, "deploy/grafana/vault-tokens.json")), &d)
+	suite.Decode(t, []byte(suite.Read(t, "deploy/grafana/vault-tokens.json")), &d)
 	if d.Title == "" || d.UID == "" || len(d.Panels) < 10 {
 		t.Fatalf("the dashboard %q has %d panels", d.Title, len(d.Panels))
 	}
@@ -122,7 +114,7 @@ func TestDashboard(t *testing.T) {
 	for _, v := range d.Templating.List {
 		names = append(names, v.Name)
 	}
-	for _, used := range regexp.MustCompile(`\$(\w+)`).FindAllStringSubmatch(read(t, "deploy/grafana/vault-tokens.json"), -1) {
+	for _, used := range regexp.MustCompile(`\$(\w+)`).FindAllStringSubmatch(suite.Read(t, "deploy/grafana/vault-tokens.json"), -1) {
 		if name := used[1]; !strings.HasPrefix(name, "__") && !slices.Contains(names, name) {
 			t.Errorf("the dashboard has no variable $%s", name)
 		}
@@ -149,17 +141,17 @@ func TestDashboard(t *testing.T) {
 // TestMetricsExist holds every metric in the alert rules and the dashboard
 // against what a real Vault and a real tokenwatch offer, with its labels.
 func TestMetricsExist(t *testing.T) {
-	ctx := deadline(t, 3*time.Minute)
-	s := own(t, vaulttest.Options{Audit: true, Metrics: true}).in(t, ctx)
-	s.setUpAudit()
+	s := own(t, 3*time.Minute, vaulttest.Options{Audit: true, Metrics: true})
+	ctx := s.Ctx
+	s.SetUpAudit()
 	s.useAndAttack()
-	s.must("PUT", "sys/leases/revoke", fields{"lease_id": s.issue("orders", nil).LeaseID, "sync": true})
-	s.issue("orders", fields{"ttl": "1s"}) // expires by itself
+	s.Must("PUT", "sys/leases/revoke", fields{"lease_id": s.Issue("orders", nil).LeaseID, "sync": true})
+	s.Issue("orders", fields{"ttl": "1s"}) // expires by itself
 	w := s.watch()
 
 	var missing []string
-	err := vaulttest.Poll(ctx, time.Minute, func() (bool, error) {
-		offered := scrape(t, ctx, w.metrics) + "\n" + string(s.must("GET", "sys/metrics?format=prometheus", nil).Raw)
+	err := suite.Poll(ctx, time.Minute, func() (bool, error) {
+		offered := scrape(t, ctx, w.metrics) + "\n" + string(s.Must("GET", "sys/metrics?format=prometheus", nil).Raw)
 		missing = missingMetrics(t, offered)
 		return len(missing) == 0, fmt.Errorf("nobody offers %q", missing)
 	})
@@ -194,7 +186,7 @@ func missingMetrics(t *testing.T, offered string) []string {
 	label := regexp.MustCompile(`(\w+)="([^"]*)"`)
 	expressions := readDashboard(t).expressions()
 	expr := regexp.MustCompile(`(?m)^ +expr: (?:\|\n((?: {10,}.*\n)+)|(.+))$?`)
-	for _, file := range deployed(t, "deploy/prometheus/*.rules.yml") {
+	for _, file := range suite.Glob(t, "deploy/prometheus/*.rules.yml") {
 		raw, err := os.ReadFile(file)
 		if err != nil {
 			t.Fatal(err)

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/test/suite"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/test/vaulttest"
 )
 
@@ -17,14 +18,14 @@ import (
 // Vault over TLS and a tokenwatch that follows its log, and both of them alert
 // through a real Alertmanager.
 func TestDeployedWithPrometheusAndAlertmanager(t *testing.T) {
-	ctx := deadline(t, 4*time.Minute)
-	s := own(t, vaulttest.Options{Audit: true, Metrics: true, TLS: true}).in(t, ctx)
-	s.setUpAudit()
+	s := own(t, 4*time.Minute, vaulttest.Options{Audit: true, Metrics: true, TLS: true})
+	ctx := s.Ctx
+	s.SetUpAudit()
 	s.useAndAttack()
 
 	alertmanager := startAlertmanager(t, ctx)
 	dir := t.TempDir()
-	write(t, dir, "tokenwatch.yaml", "sinks: {alertmanager: [{url: 'http://"+alertmanager+"'}]}\n")
+	suite.Write(t, dir, "tokenwatch.yaml", "sinks: {alertmanager: [{url: 'http://"+alertmanager+"'}]}\n")
 	w := s.watch("-config", filepath.Join(dir, "tokenwatch.yaml"))
 	prometheus := s.startPrometheus(strings.TrimSuffix(strings.TrimPrefix(w.metrics, "http://"), "/metrics"), alertmanager)
 
@@ -54,7 +55,7 @@ func awaitAlerts(t *testing.T, ctx context.Context, alertmanager string) {
 		}
 		return nil
 	}
-	alerts := getJSON(t, ctx, "http://"+alertmanager+"/api/v2/alerts", func(alerts []alert) bool {
+	alerts := suite.AwaitJSON(t, ctx, "http://"+alertmanager+"/api/v2/alerts", func(alerts []alert) bool {
 		return find(alerts, "TokenwatchCriticalFinding") != nil && find(alerts, "tokenwatch_outside_bound_cidrs") != nil
 	})
 	told := find(alerts, "tokenwatch_outside_bound_cidrs")
@@ -70,25 +71,25 @@ func awaitQuery(t *testing.T, ctx context.Context, prometheus, query string) {
 	type answer struct {
 		Data struct{ Result []json.RawMessage }
 	}
-	getJSON(t, ctx, "http://"+prometheus+"/api/v1/query?query="+url.QueryEscape(query), func(a answer) bool { return len(a.Data.Result) > 0 })
+	suite.AwaitJSON(t, ctx, "http://"+prometheus+"/api/v1/query?query="+url.QueryEscape(query), func(a answer) bool { return len(a.Data.Result) > 0 })
 }
 
 // startPrometheus runs it with the files of deploy/prometheus, in which only
 // addresses, file names and the interval are put in.
 func (s *session) startPrometheus(tokenwatch, alertmanager string) (address string) {
-	s.t.Helper()
-	dir := s.t.TempDir()
-	for _, file := range deployed(s.t, "deploy/prometheus/*.rules.yml") {
-		if err := copyFile(file, dir); err != nil {
-			s.t.Fatal(err)
+	s.T.Helper()
+	dir := s.T.TempDir()
+	for _, file := range suite.Glob(s.T, "deploy/prometheus/*.rules.yml") {
+		if err := suite.Copy(file, dir); err != nil {
+			s.T.Fatal(err)
 		}
 	}
-	token, err := s.NewToken(s.ctx, "prometheus", vaulttest.Policy("sys/metrics", "read"), "service", "1h")
+	token, err := s.NewToken(s.Ctx, "prometheus", vaulttest.Policy("sys/metrics", "read"), "service", "1h")
 	if err != nil {
-		s.t.Fatal(err)
+		s.T.Fatal(err)
 	}
 	tokenFile := filepath.Join(dir, "vault-token")
-	config := read(s.t, "deploy/prometheus/prometheus.yml")
+	config := suite.Read(s.T, "deploy/prometheus/prometheus.yml")
 	for _, put := range [][2]string{
 		{"127.0.0.1:9468", tokenwatch},
 		{"127.0.0.1:9093", alertmanager},
@@ -98,14 +99,14 @@ func (s *session) startPrometheus(tokenwatch, alertmanager string) (address stri
 		{"_interval: 15s", "_interval: 1s"},
 	} {
 		if !strings.Contains(config, put[0]) {
-			s.t.Fatalf("deploy/prometheus/prometheus.yml does not say %q", put[0])
+			s.T.Fatalf("deploy/prometheus/prometheus.yml does not say %q", put[0])
 		}
 		config = strings.ReplaceAll(config, put[0], put[1])
 	}
-	write(s.t, dir, "vault-token", token)
-	write(s.t, dir, "prometheus.yml", config)
-	address = freeAddress(s.t)
-	background(s.t, s.ctx, program(s.t, "prometheus", "prometheus"),
+	suite.Write(s.T, dir, "vault-token", token)
+	suite.Write(s.T, dir, "prometheus.yml", config)
+	address = suite.FreeAddress(s.T)
+	suite.Background(s.T, s.Ctx, suite.Program(s.T, suite.SkipPrometheus, "prometheus"),
 		"--config.file="+filepath.Join(dir, "prometheus.yml"), "--storage.tsdb.path="+filepath.Join(dir, "data"), "--web.listen-address="+address)
 	return address
 }
@@ -113,9 +114,9 @@ func (s *session) startPrometheus(tokenwatch, alertmanager string) (address stri
 func startAlertmanager(t *testing.T, ctx context.Context) (address string) {
 	t.Helper()
 	dir := t.TempDir()
-	write(t, dir, "alertmanager.yml", "route: {receiver: nobody}\nreceivers: [{name: nobody}]\n")
-	address = freeAddress(t)
-	background(t, ctx, program(t, "prometheus-alertmanager", "prometheus-alertmanager"),
+	suite.Write(t, dir, "alertmanager.yml", "route: {receiver: nobody}\nreceivers: [{name: nobody}]\n")
+	address = suite.FreeAddress(t)
+	suite.Background(t, ctx, suite.Program(t, suite.SkipPrometheus, "prometheus-alertmanager", "alertmanager"),
 		"--config.file="+filepath.Join(dir, "alertmanager.yml"), "--storage.path="+dir, "--web.listen-address="+address, "--cluster.listen-address=")
 	return address
 }

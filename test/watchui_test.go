@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/test/suite"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/test/vaulttest"
 )
 
@@ -30,54 +31,30 @@ const (
 	hostileAddress = `"><svg onload=alert(2)>{{.}}`
 )
 
-var tokenwatchBinary struct {
-	once sync.Once
-	path string
-	err  error
-}
-
-// tokenwatch builds the monitor, once, with the race detector.
-func tokenwatch(t *testing.T) string {
-	t.Helper()
-	b := &tokenwatchBinary
-	b.once.Do(func() {
-		b.path = filepath.Join(suite.dir, "tokenwatch-ui")
-		cmd := exec.CommandContext(suite.ctx, "go", "build", "-race", "-o", b.path, "./cmd/tokenwatch")
-		cmd.Dir = repository()
-		if out, err := cmd.CombinedOutput(); err != nil {
-			b.err = fmt.Errorf("build tokenwatch: %w\n%s", err, out)
-		}
-	})
-	if b.err != nil {
-		t.Fatal(b.err)
-	}
-	return b.path
-}
-
 // traffic is what a test has done, for the report to be held against.
 type traffic struct{ issued, active, inactive, checkFailed, denied, invalid, revoked int }
 
 // useAndAttack makes normal use of the engine, then attacks it.
 func (s *session) useAndAttack() traffic {
-	s.t.Helper()
-	s.role("orders", fields{"token_type": "api_key", "ttl": "1h", "allowed_scopes": "a", "default_scopes": "a"})
-	s.role("bound", fields{"token_type": "bearer", "ttl": "1h", "allowed_scopes": "a", "default_scopes": "a", "bound_cidrs": "192.0.2.0/24"})
+	s.T.Helper()
+	s.Role("orders", fields{"token_type": "api_key", "ttl": "1h", "allowed_scopes": "a", "default_scopes": "a"})
+	s.Role("bound", fields{"token_type": "bearer", "ttl": "1h", "allowed_scopes": "a", "default_scopes": "a", "bound_cidrs": "192.0.2.0/24"})
 	var did traffic
 	for range 5 {
-		token := s.issue("orders", nil)
-		s.wantActive(token)
+		token := s.Issue("orders", nil)
+		s.WantActive(token)
 		did.issued, did.active = did.issued+1, did.active+1
 	}
-	bound := s.issue("bound", nil)
-	s.introspect(bound.Data.Token, fields{"client_ip": "203.0.113.7"})
+	bound := s.Issue("bound", nil)
+	s.Introspect(bound.Data.Token, fields{"client_ip": "203.0.113.7"})
 	did.issued, did.checkFailed = did.issued+1, did.checkFailed+1
-	if err := revokers[1].revoke(s.ctx, s.server, bound); err != nil {
-		s.t.Fatal(err)
+	if err := vaulttest.ByPossession.Revoke(s.Ctx, s.Deployment, bound); err != nil {
+		s.T.Fatal(err)
 	}
 	did.revoked++
 	for _, role := range []string{hostileRole, hostileAddress} {
-		if err := s.status(s.ctx, s.app, "GET", "tokens/creds/"+url.PathEscape(role), nil, http.StatusBadRequest, http.StatusNotFound); err != nil {
-			s.t.Fatal(err)
+		if err := s.Expect(s.Ctx, s.App, "GET", "tokens/creds/"+url.PathEscape(role), nil, http.StatusBadRequest, http.StatusNotFound); err != nil {
+			s.T.Fatal(err)
 		}
 		did.invalid++
 	}
@@ -88,21 +65,21 @@ func (s *session) useAndAttack() traffic {
 
 // tryWhatIsDenied has the API server ask for tokens.
 func (s *session) tryWhatIsDenied() int {
-	s.t.Helper()
+	s.T.Helper()
 	const often = 12
 	for range often {
-		if err := s.status(s.ctx, s.api, "GET", "tokens/creds/orders", nil, http.StatusForbidden); err != nil {
-			s.t.Fatal(err)
+		if err := s.Expect(s.Ctx, s.API, "GET", "tokens/creds/orders", nil, http.StatusForbidden); err != nil {
+			s.T.Fatal(err)
 		}
 	}
 	return often
 }
 
 func (s *session) guess() int {
-	s.t.Helper()
+	s.T.Helper()
 	const often = 30
 	for i := range often {
-		s.wantInactive(fmt.Sprintf("vtk_guess%d", i))
+		s.WantInactive(fmt.Sprintf("vtk_guess%d", i))
 	}
 	return often
 }
@@ -110,14 +87,14 @@ func (s *session) guess() int {
 // TestReport holds the report of a real Vault's audit log against what was
 // done, and opens it in a browser.
 func TestReport(t *testing.T) {
-	ctx := deadline(t, 5*time.Minute)
-	s := own(t, vaulttest.Options{Audit: true}).in(t, ctx)
-	s.setUpAudit()
+	s := own(t, 5*time.Minute, vaulttest.Options{Audit: true})
+	ctx := s.Ctx
+	s.SetUpAudit()
 	did := s.useAndAttack()
 	dir := t.TempDir()
 	report := func(format string) string {
 		path := filepath.Join(dir, "report."+format)
-		if out, err := exec.CommandContext(ctx, tokenwatch(t), "report", "-format", format, "-o", path, s.AuditFile).CombinedOutput(); err != nil {
+		if out, err := exec.CommandContext(ctx, vaulttest.Tokenwatch(t), "report", "-format", format, "-o", path, s.AuditFile).CombinedOutput(); err != nil {
 			t.Fatalf("tokenwatch report: %v\n%s", err, out)
 		}
 		return path
@@ -163,7 +140,7 @@ func checkReport(t *testing.T, path string, did traffic) {
 			} `json:"list"`
 		} `json:"alerts"`
 	}
-	decode(t, raw, &r)
+	suite.Decode(t, raw, &r)
 	got := traffic{r.Totals.Issued, r.Totals.Active, r.Totals.Inactive, r.Totals.CheckFailed, r.Totals.Denied, r.Totals.Invalid, r.Totals.Revoked}
 	if got != did {
 		t.Errorf("the report counts %+v, done was %+v", got, did)
@@ -234,16 +211,16 @@ var loggedURL = regexp.MustCompile(`msg="?([a-z ]+)"? url="?(http://[^\s"]+)`)
 
 // watch follows the server's audit log until the test ends.
 func (s *session) watch(flags ...string) *watcher {
-	s.t.Helper()
+	s.T.Helper()
 	flags = append([]string{"follow", "-file", s.AuditFile, "-page", "127.0.0.1:0", "-metrics", "127.0.0.1:0", "-json"}, flags...)
-	cmd := exec.CommandContext(s.ctx, tokenwatch(s.t), flags...)
+	cmd := exec.CommandContext(s.Ctx, vaulttest.Tokenwatch(s.T), flags...)
 	cmd.Stdout = io.Discard
 	said, err := cmd.StderrPipe()
 	if err != nil {
-		s.t.Fatal(err)
+		s.T.Fatal(err)
 	}
 	if err := cmd.Start(); err != nil {
-		s.t.Fatal(err)
+		s.T.Fatal(err)
 	}
 	w := &watcher{}
 	ended := make(chan error, 1)
@@ -266,16 +243,16 @@ func (s *session) watch(flags ...string) *watcher {
 		select {
 		case err := <-ended:
 			if err != nil {
-				s.t.Errorf("tokenwatch: %v", err)
+				s.T.Errorf("tokenwatch: %v", err)
 			}
 		case <-time.After(30 * time.Second):
 			_ = cmd.Process.Kill()
-			s.t.Error("tokenwatch does not end")
+			s.T.Error("tokenwatch does not end")
 		}
 	})
-	s.t.Cleanup(w.stop)
+	s.T.Cleanup(w.stop)
 	if w.page == "" || w.metrics == "" {
-		s.t.Fatalf("tokenwatch does not say where its page and metrics are:\n%s", log.String())
+		s.T.Fatalf("tokenwatch does not say where its page and metrics are:\n%s", log.String())
 	}
 	return w
 }
@@ -298,9 +275,9 @@ func actions(t *testing.T, acts map[string]func()) string {
 // TestLivePage opens the page of a tokenwatch that follows a real Vault's log,
 // attacks while it is open, and uses it by keyboard alone.
 func TestLivePage(t *testing.T) {
-	ctx := deadline(t, 5*time.Minute)
-	s := own(t, vaulttest.Options{Audit: true}).in(t, ctx)
-	s.setUpAudit()
+	s := own(t, 5*time.Minute, vaulttest.Options{Audit: true})
+	ctx := s.Ctx
+	s.SetUpAudit()
 	s.useAndAttack()
 	t.Run("dark", func(t *testing.T) {
 		w := s.sub(t).watch()
@@ -329,7 +306,7 @@ func lookAtPage(t *testing.T, ctx context.Context, page, scheme string) {
 		}
 	}
 	var bars int
-	decode(t, seen.Values[2], &bars)
+	suite.Decode(t, seen.Values[2], &bars)
 	if bars != 5*60 {
 		t.Errorf("the charts have %d bars, want 60 each", bars)
 	}
@@ -340,7 +317,7 @@ func usePage(t *testing.T, ctx context.Context, s *session, w *watcher) {
 		"attack": func() {
 			// A role whose name is markup is refused again and again.
 			for range 12 {
-				if err := s.status(s.ctx, s.app, "GET", "tokens/creds/"+url.PathEscape(hostileRole), nil, http.StatusBadRequest, http.StatusNotFound); err != nil {
+				if err := s.Expect(s.Ctx, s.App, "GET", "tokens/creds/"+url.PathEscape(hostileRole), nil, http.StatusBadRequest, http.StatusNotFound); err != nil {
 					t.Error(err)
 				}
 			}

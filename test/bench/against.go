@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/test/suite"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/test/vaulttest"
 )
 
@@ -41,13 +42,9 @@ func mountOld(ctx context.Context, server *vaulttest.Server, against string) err
 // oldBinary opens the binary. A relative path starts at the repository's root,
 // where make is run.
 func oldBinary(ctx context.Context, against string) (*os.File, error) {
-	root, err := vaulttest.RepositoryRoot()
-	if err != nil {
-		return nil, err
-	}
 	path := against
 	if !filepath.IsAbs(path) {
-		path = filepath.Join(root, path)
+		path = filepath.Join(suite.Repository(), path)
 	}
 	if info, err := os.Stat(path); err == nil && info.Mode().IsRegular() {
 		return os.Open(path)

@@ -16,6 +16,7 @@ import (
 	"path/filepath"
 	"syscall"
 
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/test/suite"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/test/vaulttest"
 )
 
@@ -37,10 +38,6 @@ func main() {
 }
 
 func run(ctx context.Context, revision, out string) error {
-	root, err := vaulttest.RepositoryRoot()
-	if err != nil {
-		return err
-	}
 	vault, err := vaulttest.VaultBinary(ctx)
 	if err != nil {
 		return err
@@ -70,7 +67,7 @@ func run(ctx context.Context, revision, out string) error {
 	made.Build.Commit = commit
 	if out == "" {
 		name := fmt.Sprintf("%s-%s-%.7s.json", made.Build.Version, made.Made.Format("20060102"), commit)
-		out = filepath.Join(root, "testdata", "state", name)
+		out = filepath.Join(suite.Repository(), "testdata", "state", name)
 	}
 	return write(out, made)
 }

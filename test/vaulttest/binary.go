@@ -4,14 +4,14 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
+
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/test/suite"
 )
 
 // PluginName is the plugin's binary and its name in the catalog.
@@ -23,31 +23,37 @@ type Plugin struct {
 	SHA256 string // hex
 }
 
-// RepositoryRoot is the folder of the plugin's own module.
-func RepositoryRoot() (string, error) {
-	_, file, _, ok := runtime.Caller(0)
-	if !ok {
-		return "", errors.New("no caller information")
+// Build compiles a command of the repository, with the race detector if asked.
+func Build(ctx context.Context, command, to string, race bool) error {
+	return build(ctx, suite.Repository(), command, to, race)
+}
+
+func build(ctx context.Context, root, command, to string, race bool) error {
+	args := []string{"build", "-o", to}
+	if race {
+		args = append(args, "-race")
 	}
-	return filepath.Dir(filepath.Dir(filepath.Dir(file))), nil
+	cmd := exec.CommandContext(ctx, "go", append(args, "./cmd/"+command)...)
+	cmd.Dir = root
+	cmd.Env = os.Environ()
+	if race {
+		cmd.Env = append(cmd.Env, "CGO_ENABLED=1") // the race detector needs it
+	}
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("build %s: %w\n%s", command, err, out)
+	}
+	return nil
 }
 
 // BuildPlugin compiles the plugin into dir, with the race detector if asked.
 func BuildPlugin(ctx context.Context, dir string, race bool) (*Plugin, error) {
-	root, err := RepositoryRoot()
-	if err != nil {
-		return nil, err
-	}
-	return buildPlugin(ctx, root, dir, race)
+	return buildPlugin(ctx, suite.Repository(), dir, race)
 }
 
 // BuildRevision compiles the plugin into dir as it was at a commit, which
 // anything may name that git understands. It returns the commit's id as well.
 func BuildRevision(ctx context.Context, dir, revision string) (plugin *Plugin, commit string, err error) {
-	root, err := RepositoryRoot()
-	if err != nil {
-		return nil, "", err
-	}
+	root := suite.Repository()
 	source, err := os.MkdirTemp("", "vaulttest-source-")
 	if err != nil {
 		return nil, "", err
@@ -88,18 +94,8 @@ func buildPlugin(ctx context.Context, root, dir string, race bool) (*Plugin, err
 		return nil, err
 	}
 	bin := filepath.Join(dir, PluginName)
-	args := []string{"build", "-o", bin}
-	if race {
-		args = append(args, "-race")
-	}
-	cmd := exec.CommandContext(ctx, "go", append(args, "./cmd/"+PluginName)...)
-	cmd.Dir = root
-	cmd.Env = os.Environ()
-	if race {
-		cmd.Env = append(cmd.Env, "CGO_ENABLED=1") // the race detector needs it
-	}
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return nil, fmt.Errorf("build the plugin: %w\n%s", err, out)
+	if err := build(ctx, root, PluginName, bin, race); err != nil {
+		return nil, err
 	}
 	sum, err := fileSHA256(bin)
 	if err != nil {
@@ -122,15 +118,16 @@ func fileSHA256(path string) (string, error) {
 }
 
 // VaultBinary finds a Vault server as all of the repository does: through
-// scripts/vault.sh, which knows $VAULT_BIN, PATH and the pinned version.
+// scripts/vault.sh, which knows $VAULT_BIN, PATH and the pinned version, and
+// builds that once.
 func VaultBinary(ctx context.Context) (string, error) {
-	root, err := RepositoryRoot()
-	if err != nil {
-		return "", err
-	}
-	cmd := exec.CommandContext(ctx, filepath.Join(root, "scripts", "vault.sh"))
-	cmd.Stderr = os.Stderr // its progress: the first build takes minutes
-	out, err := cmd.Output()
+	var out []byte
+	err := suite.Alone(ctx, "vault", func() (err error) {
+		cmd := exec.CommandContext(ctx, filepath.Join(suite.Repository(), "scripts", "vault.sh"))
+		cmd.Stderr = os.Stderr // its progress: the first build takes minutes
+		out, err = cmd.Output()
+		return err
+	})
 	if err != nil {
 		return "", fmt.Errorf("scripts/vault.sh: %w", err)
 	}

@@ -4,12 +4,10 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"strings"
-	"time"
 )
 
 // Client speaks to Vault's HTTP API with one token.
@@ -130,32 +128,6 @@ func (r *Response) Warnings() []string {
 func (r *Response) String(key string) string {
 	s, _ := r.Data()[key].(string)
 	return s
-}
-
-// ErrTimeout is returned by Poll when the deadline passed.
-var ErrTimeout = errors.New("the deadline passed")
-
-// Poll calls check until it says true or the deadline passes. The last error
-// of check is part of the answer, as it usually says why.
-func Poll(ctx context.Context, limit time.Duration, check func() (bool, error)) error {
-	deadline := time.NewTimer(limit)
-	defer deadline.Stop()
-	tick := time.NewTicker(25 * time.Millisecond)
-	defer tick.Stop()
-	var last error
-	for {
-		var ok bool
-		if ok, last = check(); ok {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return errors.Join(ctx.Err(), last)
-		case <-deadline.C:
-			return errors.Join(fmt.Errorf("%w: %s", ErrTimeout, limit), last)
-		case <-tick.C:
-		}
-	}
 }
 
 // Policy is one path rule in HCL.

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/test/suite"
 )
 
 // Cluster is a raft cluster on the loopback interface.
@@ -70,7 +72,7 @@ func (c *Cluster) join(ctx context.Context, node *Server) error {
 // awaitVoters waits until every node has a vote: before, losing the leader
 // could leave no majority.
 func (c *Cluster) awaitVoters(ctx context.Context) error {
-	return Poll(ctx, startLimit, func() (bool, error) {
+	return suite.Poll(ctx, startLimit, func() (bool, error) {
 		resp, err := c.Nodes[0].Root().Must(ctx, "GET", "sys/storage/raft/configuration", nil)
 		if err != nil {
 			return false, err
@@ -90,7 +92,7 @@ func (c *Cluster) awaitVoters(ctx context.Context) error {
 // Leader waits until a node other than not is active, and returns it.
 func (c *Cluster) Leader(ctx context.Context, not *Server) (*Server, error) {
 	var leader *Server
-	err := Poll(ctx, startLimit, func() (bool, error) {
+	err := suite.Poll(ctx, startLimit, func() (bool, error) {
 		for _, node := range c.Nodes {
 			if node == not || node.proc.exited() {
 				continue

@@ -9,8 +9,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"math/rand/v2"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -18,6 +16,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/test/suite"
 )
 
 // MountPath is where Start enables the engine.
@@ -105,7 +105,7 @@ func newServer(opts Options, nodeID string, id *identity) (*Server, error) {
 
 // prepare chooses addresses and writes the files that the server reads.
 func (s *Server) prepare() error {
-	ports, err := freePorts(2)
+	ports, err := suite.Ports(2)
 	if err != nil {
 		return err
 	}
@@ -239,7 +239,7 @@ func (s *Server) launch(ctx context.Context) error {
 	if s.proc, err = startProcess(cmd, log); err != nil {
 		return err
 	}
-	if err := Poll(ctx, startLimit, func() (bool, error) {
+	if err := suite.Poll(ctx, startLimit, func() (bool, error) {
 		if s.proc.exited() {
 			return true, nil // waiting on would be in vain
 		}
@@ -305,7 +305,7 @@ func (s *Server) awaitActive(ctx context.Context) error {
 
 // awaitHealth waits for a status of sys/health (200 active, 429 standby).
 func (s *Server) awaitHealth(ctx context.Context, statuses ...int) error {
-	return Poll(ctx, startLimit, func() (bool, error) {
+	return suite.Poll(ctx, startLimit, func() (bool, error) {
 		resp, err := s.client("").Do(ctx, "GET", "sys/health", nil)
 		if err != nil {
 			return false, err
@@ -455,6 +455,16 @@ func (s *Server) Close() {
 	s.onClose = nil
 }
 
+// SetUpAudit runs the script by which operators set up the audit log.
+func (s *Server) SetUpAudit(ctx context.Context) error {
+	cmd := exec.CommandContext(ctx, filepath.Join(suite.Repository(), "scripts", "setup-audit.sh"), "-m", MountPath, s.AuditFile)
+	cmd.Env = s.CLIEnv()
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("setup-audit.sh: %w\n%s", err, out)
+	}
+	return nil
+}
+
 // CLIEnv is the environment in which the vault command reaches the server.
 func (s *Server) CLIEnv() []string {
 	env := append(cleanEnv(), "VAULT_ADDR="+s.Addr, "VAULT_TOKEN="+s.RootToken, "VAULT_BIN="+s.Vault)
@@ -481,25 +491,6 @@ func (s *Server) LogTail(lines int) string {
 		all = all[len(all)-lines:]
 	}
 	return strings.Join(all, "\n")
-}
-
-// freePorts finds ports that nobody listens on, below the range from which
-// the kernel serves outgoing connections: a restarted server needs its port
-// back, and a test's thousand clients must not have taken it.
-func freePorts(n int) ([]int, error) {
-	const lowest, count, attempts = 20000, 12000, 100
-	var ports []int
-	for range attempts {
-		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", lowest+rand.IntN(count)))
-		if err != nil {
-			continue
-		}
-		defer l.Close() // held until the last is known, so that no two are the same
-		if ports = append(ports, l.Addr().(*net.TCPAddr).Port); len(ports) == n {
-			return ports, nil
-		}
-	}
-	return nil, errors.New("no free port on the loopback interface")
 }
 
 // newHTTPClient keeps many connections alive and follows no redirect: a test

@@ -8,8 +8,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"regexp"
 	"strconv"
 	"time"
@@ -39,14 +37,8 @@ func record(ctx context.Context, dir string) ([]pair, error) {
 		return nil, err
 	}
 	defer s.Close()
-	root, err := vaulttest.RepositoryRoot()
-	if err != nil {
+	if err := s.SetUpAudit(ctx); err != nil {
 		return nil, err
-	}
-	cmd := exec.CommandContext(ctx, filepath.Join(root, "scripts", "setup-audit.sh"), s.AuditFile)
-	cmd.Env = s.CLIEnv()
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return nil, fmt.Errorf("setup-audit.sh: %w\n%s", err, out)
 	}
 	return use(ctx, s)
 }

@@ -60,7 +60,7 @@ func run(ctx context.Context, s settings) error {
 	}
 	defer os.RemoveAll(dir)
 	tokenwatch := filepath.Join(dir, "tokenwatch")
-	if err := build(ctx, tokenwatch); err != nil {
+	if err := vaulttest.Build(ctx, "tokenwatch", tokenwatch, false); err != nil {
 		return err
 	}
 	templates, err := record(ctx, dir)
@@ -81,19 +81,6 @@ func run(ctx context.Context, s settings) error {
 		return nil
 	}
 	return compare(ctx, s, tokenwatch, log, lines)
-}
-
-func build(ctx context.Context, to string) error {
-	root, err := vaulttest.RepositoryRoot()
-	if err != nil {
-		return err
-	}
-	cmd := exec.CommandContext(ctx, "go", "build", "-o", to, "./cmd/tokenwatch")
-	cmd.Dir = root
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("build tokenwatch: %w\n%s", err, out)
-	}
-	return nil
 }
 
 // jqProgram counts what tokenwatch's report has in its totals.
