@@ -1,14 +1,11 @@
 package test
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"io"
 	"math/rand/v2"
-	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -16,7 +13,6 @@ import (
 	"time"
 
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/test/suite"
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/test/vaulttest"
 )
 
 // auditWriter writes entries as Vault wrote them, each with a request id of its
@@ -128,56 +124,10 @@ func (w *auditWriter) rotate() {
 	w.must(w.f.Truncate(0))
 }
 
-// counted is one process of tokenwatch.
-type counted struct {
-	cmd *exec.Cmd
-	log string
-}
-
-func (w *auditWriter) start(ctx context.Context, state string) *counted {
+// start follows what is written, with its place kept in a file.
+func (w *auditWriter) start(ctx context.Context, state string) *follower {
 	w.t.Helper()
-	log := filepath.Join(w.t.TempDir(), "log")
-	out, err := os.Create(log)
-	w.must(err)
-	defer out.Close()
-	cmd := exec.CommandContext(ctx, vaulttest.Tokenwatch(w.t), "follow", "-json", "-file", w.path, "-state", state, "-metrics", "127.0.0.1:0")
-	cmd.Stdout, cmd.Stderr = out, out
-	w.must(cmd.Start())
-	return &counted{cmd, log}
-}
-
-var metricsURL = regexp.MustCompile(`msg=metrics url=(http://\S+)`)
-
-// scrape reads the metrics; nil as long as they are not served.
-func (c *counted) scrape(ctx context.Context) map[string]string {
-	said, err := os.ReadFile(c.log)
-	if err != nil {
-		return nil
-	}
-	url := metricsURL.FindSubmatch(said)
-	if url == nil {
-		return nil
-	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, string(url[1]), nil)
-	if err != nil {
-		return nil
-	}
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return nil
-	}
-	defer resp.Body.Close()
-	raw, err := io.ReadAll(resp.Body)
-	if err != nil {
-		return nil
-	}
-	samples := map[string]string{}
-	for line := range strings.Lines(string(raw)) {
-		if name, value, ok := strings.Cut(strings.TrimSpace(line), " "); ok && !strings.HasPrefix(line, "#") {
-			samples[name] = value
-		}
-	}
-	return samples
+	return follow(w.t, ctx, "-json", "-file", w.path, "-state", state, "-metrics", "127.0.0.1:0")
 }
 
 // TestWatchCountsOnce kills tokenwatch at 50 random moments while entries are
@@ -207,8 +157,7 @@ func TestWatchCountsOnce(t *testing.T) {
 			}
 		}
 		tick.Stop()
-		w.must(c.cmd.Process.Kill())
-		_ = c.cmd.Wait()
+		c.kill()
 		w.write(w.random.IntN(30))
 	}
 	c := w.start(ctx, state)
@@ -228,8 +177,7 @@ func TestWatchCountsOnce(t *testing.T) {
 			t.Errorf("%s is %s, want %d", name, samples[name], n)
 		}
 	}
-	w.must(c.cmd.Process.Signal(os.Interrupt))
-	w.must(c.cmd.Wait())
+	c.stop()
 	t.Logf("%d kills, %d rotations, %d requests in %d lines, each counted once", kills, w.rotations, w.requests, w.lines)
 }
 
@@ -238,15 +186,14 @@ func stateExists(path string) bool {
 	return err == nil
 }
 
-func (w *auditWriter) until(ctx context.Context, c *counted, done func(map[string]string) bool) map[string]string {
+func (w *auditWriter) until(ctx context.Context, c *follower, done func(map[string]string) bool) map[string]string {
 	w.t.Helper()
 	var last map[string]string
 	if err := suite.Poll(ctx, time.Minute, func() (bool, error) {
-		last = c.scrape(ctx)
+		last = c.samples()
 		return last != nil && done(last), nil
 	}); err != nil {
-		log, _ := os.ReadFile(c.log)
-		w.t.Errorf("%v: %d lines were written, %s are counted\n%s", err, w.lines, last["tokenwatch_lines_total"], bytes.TrimSpace(log[max(0, len(log)-2000):]))
+		w.t.Errorf("%v: %d lines were written, %s are counted", err, w.lines, last["tokenwatch_lines_total"])
 	}
 	return last
 }

@@ -2,10 +2,7 @@ package test
 
 import (
 	"bytes"
-	"context"
-	"encoding/json"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"os"
@@ -83,23 +80,10 @@ func (w *watched) segment(f func()) []byte {
 	return raw[before.Size():]
 }
 
-// alerted is an alert as tokenwatch writes it.
-type alerted struct {
-	Rule, Severity, Title, Detail, Who, Where, Mount, Role, Advice string
-	EntityID                                                       string `json:"entity_id"`
-	TokenID                                                        string `json:"token_id"`
-	LeaseID                                                        string `json:"lease_id"`
-	Count                                                          int
-	First, Last                                                    time.Time
-}
-
 // replayed has tokenwatch look at a log, with rules in YAML.
 func (w *watched) replayed(log []byte, rules string) []alerted {
 	w.T.Helper()
-	config := filepath.Join(w.T.TempDir(), "tokenwatch.yaml")
-	if err := os.WriteFile(config, []byte(rules), 0o600); err != nil {
-		w.T.Fatal(err)
-	}
+	config := suite.Write(w.T, w.T.TempDir(), "tokenwatch.yaml", rules)
 	cmd := exec.CommandContext(w.Ctx, vaulttest.Tokenwatch(w.T), "replay", "-json", "-config", config, "-")
 	cmd.Stdin = bytes.NewReader(log)
 	var stderr bytes.Buffer
@@ -112,32 +96,6 @@ func (w *watched) replayed(log []byte, rules string) []alerted {
 		w.T.Errorf("tokenwatch replay: %s", stderr.String())
 	}
 	return readAlerts(w.T, bytes.NewReader(out))
-}
-
-func readAlerts(t *testing.T, r io.Reader) []alerted {
-	t.Helper()
-	var alerts []alerted
-	for d := json.NewDecoder(r); ; {
-		var a alerted
-		switch err := d.Decode(&a); err {
-		case nil:
-			alerts = append(alerts, a)
-		case io.EOF:
-			return alerts
-		default:
-			t.Fatal(err)
-		}
-	}
-}
-
-func ofRule(alerts []alerted, rule string) []alerted {
-	var found []alerted
-	for _, a := range alerts {
-		if a.Rule == rule {
-			found = append(found, a)
-		}
-	}
-	return found
 }
 
 // from is a client whose requests come from another address of this machine.
@@ -299,10 +257,9 @@ rules:
 `
 
 // travelled has a database in which 81.2.69.0/24 is in London, 198.51.100.0/24
-// in Sydney, and 202.196.224.0/20 in the Philippines; the test of
-// internal/tokenwatch/geo keeps it.
-const travelled = `
-geo_database: testdata/places.mmdb
+// in Sydney, and 202.196.224.0/20 in the Philippines; the test of internal/tokenwatch/geo keeps it.
+var travelled = `
+geo_database: ` + filepath.Join(suite.Repository(), "test", "testdata", "places.mmdb") + `
 rules:
   unexpected_location: {learning: 1s}
 `
@@ -529,57 +486,33 @@ func (w *watched) atMount(mount string) *watched {
 // follows it.
 func TestWatchSilence(t *testing.T) {
 	w := watch(t)
-	config := filepath.Join(t.TempDir(), "tokenwatch.yaml")
-	if err := os.WriteFile(config, []byte("rules: {silence: {after: 2s}}\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(w.Ctx)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, vaulttest.Tokenwatch(t), "follow", "-json", "-config", config, "-file", w.AuditFile)
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	defer func() {
-		cancel()
-		_ = cmd.Wait()
-	}()
-	alerts := make(chan alerted)
-	go func() {
-		defer close(alerts)
-		for d := json.NewDecoder(out); ; {
-			var a alerted
-			if d.Decode(&a) != nil {
-				return
-			}
-			alerts <- a
-		}
-	}()
+	config := suite.Write(t, t.TempDir(), "tokenwatch.yaml", "rules: {silence: {after: 2s}}\n")
+	tokenwatch := follow(t, w.Ctx, "-json", "-config", config, "-file", w.AuditFile)
 	// As long as there are entries there is no silence.
 	w.forAWhile(3*time.Second, func() { w.Issue("watched-bearer", nil) })
 	w.Must("DELETE", "sys/audit/file", nil)
+	var alerts []alerted
+	if err := suite.Poll(w.Ctx, time.Minute, func() (bool, error) {
+		if tokenwatch.exited() {
+			t.Fatal("tokenwatch has ended")
+		}
+		alerts = tokenwatch.alerts()
+		return len(ofRule(alerts, "silence")) > 0, nil
+	}); err != nil {
+		t.Fatal(err)
+	}
 	var disabled time.Time
-	for {
-		select {
-		case <-w.Ctx.Done():
-			t.Fatal(w.Ctx.Err())
-		case a, ok := <-alerts:
-			switch {
-			case !ok:
-				t.Fatal("tokenwatch has ended")
-			case a.Rule == "audit_disabled":
-				disabled = a.Last
-			case a.Rule == "silence" && disabled.IsZero():
-				t.Fatalf("silence before there was any: %+v", a)
-			case a.Rule == "silence":
-				if a.Severity != "critical" || a.Advice == "" || a.First.Before(disabled.Add(-time.Second)) {
-					t.Errorf("%+v", a)
-				}
-				return
+	for _, a := range alerts {
+		switch {
+		case a.Rule == "audit_disabled":
+			disabled = a.Last
+		case a.Rule == "silence" && disabled.IsZero():
+			t.Fatalf("silence before there was any: %+v", a)
+		case a.Rule == "silence":
+			if a.Severity != "critical" || a.Advice == "" || a.First.Before(disabled.Add(-time.Second)) {
+				t.Errorf("%+v", a)
 			}
+			return
 		}
 	}
 }

@@ -3,13 +3,11 @@ package test
 import (
 	"os"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/test/suite"
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/test/vaulttest"
 )
 
 // TestWatchSocket has a real Vault write to a tokenwatch that listens, over TCP
@@ -27,16 +25,8 @@ func TestWatchSocket(t *testing.T) {
 			}
 			alerts := filepath.Join(dir, "alerts")
 			suite.Write(t, dir, "tokenwatch.yaml", "sinks: {terminal: {enabled: false}, json: [{file: "+alerts+"}]}\n")
-			log := suite.Background(t, w.Ctx, vaulttest.Tokenwatch(t), "follow", "-socket", url, "-config", filepath.Join(dir, "tokenwatch.yaml"))
-			listening := regexp.MustCompile(`msg="listening for a socket audit device" address=(\S+)`)
-			await(w, func() bool {
-				said, err := os.ReadFile(log)
-				if found := listening.FindSubmatch(said); found != nil {
-					address = string(found[1])
-					return true
-				}
-				return err != nil
-			})
+			tokenwatch := follow(t, w.Ctx, "-socket", url, "-config", filepath.Join(dir, "tokenwatch.yaml"))
+			address = tokenwatch.logged(`msg="listening for a socket audit device" address=(\S+)`)
 			w.Must("PUT", "sys/audit/"+kind, fields{"type": "socket", "options": fields{"address": address, "socket_type": kind}})
 			for i := range 25 {
 				w.Introspect("vtk_guess"+strings.Repeat("x", i), nil)

@@ -1,13 +1,9 @@
 package test
 
 import (
-	"context"
 	"encoding/json"
 	"fmt"
-	"io"
-	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -15,22 +11,15 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/test/promtest"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/test/suite"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/test/vaulttest"
 )
 
-// promtool runs Prometheus' own checker.
-func promtool(t *testing.T, args ...string) {
-	t.Helper()
-	if out, err := exec.CommandContext(suite.Context(), suite.Program(t, suite.SkipPrometheus, "promtool"), args...).CombinedOutput(); err != nil {
-		t.Errorf("promtool %s: %v\n%s", strings.Join(args, " "), err, out)
-	}
-}
-
 func TestPrometheusRules(t *testing.T) {
-	promtool(t, append([]string{"check", "rules"}, suite.Glob(t, "deploy/prometheus/*.rules.yml")...)...)
-	promtool(t, append([]string{"check", "config", "--syntax-only"}, suite.Glob(t, "deploy/prometheus/prometheus.yml")...)...)
-	promtool(t, append([]string{"test", "rules"}, suite.Glob(t, "test/prometheus/*_test.yml")...)...)
+	promtest.Promtool(t, "", append([]string{"check", "rules"}, suite.Glob(t, "deploy/prometheus/*.rules.yml")...)...)
+	promtest.Promtool(t, "", append([]string{"check", "config", "--syntax-only"}, suite.Glob(t, "deploy/prometheus/prometheus.yml")...)...)
+	promtest.Promtool(t, "", append([]string{"test", "rules"}, suite.Glob(t, "test/prometheus/*_test.yml")...)...)
 }
 
 // TestPrometheusRulesAreTested makes sure that each alert fires in a unit test.
@@ -135,7 +124,7 @@ func TestDashboard(t *testing.T) {
 	if err := os.WriteFile(file, content, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	promtool(t, "check", "rules", file)
+	promtest.Promtool(t, "", "check", "rules", file)
 }
 
 // TestMetricsExist holds every metric in the alert rules and the dashboard
@@ -147,35 +136,17 @@ func TestMetricsExist(t *testing.T) {
 	s.useAndAttack()
 	s.Must("PUT", "sys/leases/revoke", fields{"lease_id": s.Issue("orders", nil).LeaseID, "sync": true})
 	s.Issue("orders", fields{"ttl": "1s"}) // expires by itself
-	w := s.watch()
+	w := follow(t, ctx, "-file", s.AuditFile, "-metrics", "127.0.0.1:0")
 
 	var missing []string
 	err := suite.Poll(ctx, time.Minute, func() (bool, error) {
-		offered := scrape(t, ctx, w.metrics) + "\n" + string(s.Must("GET", "sys/metrics?format=prometheus", nil).Raw)
+		offered := promtest.Scrape(t, ctx, w.metrics()) + "\n" + string(s.Must("GET", "sys/metrics?format=prometheus", nil).Raw)
 		missing = missingMetrics(t, offered)
 		return len(missing) == 0, fmt.Errorf("nobody offers %q", missing)
 	})
 	if err != nil {
 		t.Error(err)
 	}
-}
-
-func scrape(t *testing.T, ctx context.Context, url string) string {
-	t.Helper()
-	req, err := http.NewRequestWithContext(ctx, "GET", url, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer resp.Body.Close()
-	raw, err := io.ReadAll(resp.Body)
-	if err != nil || resp.StatusCode != http.StatusOK {
-		t.Fatalf("%s: %s: %v", url, resp.Status, err)
-	}
-	return string(raw)
 }
 
 // missingMetrics lists the selectors for which there is no sample. Of labels,

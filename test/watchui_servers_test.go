@@ -1,14 +1,12 @@
 package test
 
 import (
-	"context"
-	"encoding/json"
-	"net/url"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/test/promtest"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/test/suite"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/test/vaulttest"
 )
@@ -23,11 +21,10 @@ func TestDeployedWithPrometheusAndAlertmanager(t *testing.T) {
 	s.SetUpAudit()
 	s.useAndAttack()
 
-	alertmanager := startAlertmanager(t, ctx)
-	dir := t.TempDir()
-	suite.Write(t, dir, "tokenwatch.yaml", "sinks: {alertmanager: [{url: 'http://"+alertmanager+"'}]}\n")
-	w := s.watch("-config", filepath.Join(dir, "tokenwatch.yaml"))
-	prometheus := s.startPrometheus(strings.TrimSuffix(strings.TrimPrefix(w.metrics, "http://"), "/metrics"), alertmanager)
+	alertmanager := promtest.StartAlertmanager(t, ctx)
+	config := suite.Write(t, t.TempDir(), "tokenwatch.yaml", "sinks: {alertmanager: [{url: 'http://"+alertmanager.Address+"'}]}\n")
+	w := follow(t, ctx, "-file", s.AuditFile, "-metrics", "127.0.0.1:0", "-config", config)
+	prometheus := s.startPrometheus(strings.TrimSuffix(strings.TrimPrefix(w.metrics(), "http://"), "/metrics"), alertmanager.Address)
 
 	t.Run("scraped", func(t *testing.T) {
 		for _, query := range []string{
@@ -37,17 +34,16 @@ func TestDeployedWithPrometheusAndAlertmanager(t *testing.T) {
 			`vault_core_unsealed == 1`,
 			`ALERTS{alertname="TokenwatchCriticalFinding",alertstate="firing"}`,
 		} {
-			awaitQuery(t, ctx, prometheus, query)
+			prometheus.Await(query, promtest.Any)
 		}
 	})
-	t.Run("alerted", func(t *testing.T) { awaitAlerts(t, ctx, alertmanager) })
+	t.Run("alerted", func(t *testing.T) { awaitAlerts(t, alertmanager) })
 }
 
 // awaitAlerts waits for an alert of Prometheus' and one of tokenwatch's own.
-func awaitAlerts(t *testing.T, ctx context.Context, alertmanager string) {
+func awaitAlerts(t *testing.T, alertmanager *promtest.Alertmanager) {
 	t.Helper()
-	type alert struct{ Labels, Annotations map[string]string }
-	find := func(alerts []alert, name string) (annotations map[string]string) {
+	find := func(alerts []promtest.Alert, name string) (annotations map[string]string) {
 		for _, a := range alerts {
 			if a.Labels["alertname"] == name {
 				return a.Annotations
@@ -55,7 +51,7 @@ func awaitAlerts(t *testing.T, ctx context.Context, alertmanager string) {
 		}
 		return nil
 	}
-	alerts := suite.AwaitJSON(t, ctx, "http://"+alertmanager+"/api/v2/alerts", func(alerts []alert) bool {
+	alerts := alertmanager.Await("", func(alerts []promtest.Alert) bool {
 		return find(alerts, "TokenwatchCriticalFinding") != nil && find(alerts, "tokenwatch_outside_bound_cidrs") != nil
 	})
 	told := find(alerts, "tokenwatch_outside_bound_cidrs")
@@ -66,17 +62,9 @@ func awaitAlerts(t *testing.T, ctx context.Context, alertmanager string) {
 	}
 }
 
-func awaitQuery(t *testing.T, ctx context.Context, prometheus, query string) {
-	t.Helper()
-	type answer struct {
-		Data struct{ Result []json.RawMessage }
-	}
-	suite.AwaitJSON(t, ctx, "http://"+prometheus+"/api/v1/query?query="+url.QueryEscape(query), func(a answer) bool { return len(a.Data.Result) > 0 })
-}
-
 // startPrometheus runs it with the files of deploy/prometheus, in which only
 // addresses, file names and the interval are put in.
-func (s *session) startPrometheus(tokenwatch, alertmanager string) (address string) {
+func (s *session) startPrometheus(tokenwatch, alertmanager string) *promtest.Prometheus {
 	s.T.Helper()
 	dir := s.T.TempDir()
 	for _, file := range suite.Glob(s.T, "deploy/prometheus/*.rules.yml") {
@@ -104,19 +92,5 @@ func (s *session) startPrometheus(tokenwatch, alertmanager string) (address stri
 		config = strings.ReplaceAll(config, put[0], put[1])
 	}
 	suite.Write(s.T, dir, "vault-token", token)
-	suite.Write(s.T, dir, "prometheus.yml", config)
-	address = suite.FreeAddress(s.T)
-	suite.Background(s.T, s.Ctx, suite.Program(s.T, suite.SkipPrometheus, "prometheus"),
-		"--config.file="+filepath.Join(dir, "prometheus.yml"), "--storage.tsdb.path="+filepath.Join(dir, "data"), "--web.listen-address="+address)
-	return address
-}
-
-func startAlertmanager(t *testing.T, ctx context.Context) (address string) {
-	t.Helper()
-	dir := t.TempDir()
-	suite.Write(t, dir, "alertmanager.yml", "route: {receiver: nobody}\nreceivers: [{name: nobody}]\n")
-	address = suite.FreeAddress(t)
-	suite.Background(t, ctx, suite.Program(t, suite.SkipPrometheus, "prometheus-alertmanager", "alertmanager"),
-		"--config.file="+filepath.Join(dir, "alertmanager.yml"), "--storage.path="+dir, "--web.listen-address="+address, "--cluster.listen-address=")
-	return address
+	return promtest.StartPrometheus(s.T, s.Ctx, dir, config)
 }

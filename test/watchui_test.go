@@ -1,20 +1,16 @@
 package test
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"fmt"
-	"io"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -200,63 +196,6 @@ func readReport(t *testing.T, ctx context.Context, page, scheme string) {
 	}
 }
 
-// watcher is a running tokenwatch.
-type watcher struct {
-	page    string // URL of the live page
-	metrics string // URL of /metrics
-	stop    func()
-}
-
-var loggedURL = regexp.MustCompile(`msg="?([a-z ]+)"? url="?(http://[^\s"]+)`)
-
-// watch follows the server's audit log until the test ends.
-func (s *session) watch(flags ...string) *watcher {
-	s.T.Helper()
-	flags = append([]string{"follow", "-file", s.AuditFile, "-page", "127.0.0.1:0", "-metrics", "127.0.0.1:0", "-json"}, flags...)
-	cmd := exec.CommandContext(s.Ctx, vaulttest.Tokenwatch(s.T), flags...)
-	cmd.Stdout = io.Discard
-	said, err := cmd.StderrPipe()
-	if err != nil {
-		s.T.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		s.T.Fatal(err)
-	}
-	w := &watcher{}
-	ended := make(chan error, 1)
-	var log strings.Builder
-	lines := bufio.NewScanner(said)
-	for (w.page == "" || w.metrics == "") && lines.Scan() {
-		fmt.Fprintln(&log, lines.Text())
-		if m := loggedURL.FindStringSubmatch(lines.Text()); m != nil && m[1] == "metrics" {
-			w.metrics = m[2]
-		} else if m != nil {
-			w.page = m[2]
-		}
-	}
-	go func() {
-		_, _ = io.Copy(io.Discard, said)
-		ended <- cmd.Wait()
-	}()
-	w.stop = sync.OnceFunc(func() {
-		_ = cmd.Process.Signal(os.Interrupt)
-		select {
-		case err := <-ended:
-			if err != nil {
-				s.T.Errorf("tokenwatch: %v", err)
-			}
-		case <-time.After(30 * time.Second):
-			_ = cmd.Process.Kill()
-			s.T.Error("tokenwatch does not end")
-		}
-	})
-	s.T.Cleanup(w.stop)
-	if w.page == "" || w.metrics == "" {
-		s.T.Fatalf("tokenwatch does not say where its page and metrics are:\n%s", log.String())
-	}
-	return w
-}
-
 // actions are what a visit has the test do, by POST to a server on loopback.
 func actions(t *testing.T, acts map[string]func()) string {
 	t.Helper()
@@ -280,12 +219,12 @@ func TestLivePage(t *testing.T) {
 	s.SetUpAudit()
 	s.useAndAttack()
 	t.Run("dark", func(t *testing.T) {
-		w := s.sub(t).watch()
-		lookAtPage(t, ctx, w.page, "dark")
+		w := follow(t, ctx, "-file", s.AuditFile, "-page", "127.0.0.1:0", "-json")
+		lookAtPage(t, ctx, w.page(), "dark")
 	})
 	t.Run("light", func(t *testing.T) {
-		w := s.sub(t).watch()
-		lookAtPage(t, ctx, w.page, "light")
+		w := follow(t, ctx, "-file", s.AuditFile, "-page", "127.0.0.1:0", "-json")
+		lookAtPage(t, ctx, w.page(), "light")
 		usePage(t, ctx, s.sub(t), w)
 	})
 }
@@ -312,7 +251,7 @@ func lookAtPage(t *testing.T, ctx context.Context, page, scheme string) {
 	}
 }
 
-func usePage(t *testing.T, ctx context.Context, s *session, w *watcher) {
+func usePage(t *testing.T, ctx context.Context, s *session, w *follower) {
 	act := actions(t, map[string]func(){
 		"attack": func() {
 			// A role whose name is markup is refused again and again.
@@ -325,7 +264,7 @@ func usePage(t *testing.T, ctx context.Context, s *session, w *watcher) {
 		"stop": w.stop,
 	})
 	const focused = "document.activeElement.id || document.activeElement.localName"
-	seen := visit{URL: w.page, Scheme: "light", Width: 1100, Height: 900, Steps: []fields{
+	seen := visit{URL: w.page(), Scheme: "light", Width: 1100, Height: 900, Steps: []fields{
 		until(alertsShown + " >= 4"),
 		valueOf("window.before = " + alertsShown),
 		press("Tab"), valueOf(focused), // 1: pause

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/test/suite"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/test/vaulttest"
 )
 
@@ -94,7 +95,7 @@ func (s *session) awaitExpiry(t *token) {
 	if s.err != nil {
 		return
 	}
-	s.err = vaulttest.Poll(s.ctx, 30*time.Second, func() (bool, error) {
+	s.err = suite.Poll(s.ctx, 30*time.Second, func() (bool, error) {
 		resp, err := s.root.Must(s.ctx, "POST", "tokens/introspect", object{"token": t.Token, "client_ip": clientIP})
 		if err != nil {
 			return false, err
