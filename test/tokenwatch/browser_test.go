@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/test/suite"
 )
@@ -60,12 +61,13 @@ func (v visit) open(t *testing.T, ctx context.Context) visited {
 // openAllowing allows problems that begin with a text.
 func (v visit) openAllowing(t *testing.T, ctx context.Context, allowed string) visited {
 	t.Helper()
+	script := filepath.Join(suite.NodeFolder(t, "browser"), "visit.mjs")
 	v.Executable, v.Profile = chromium(t), t.TempDir()
 	job, err := json.Marshal(v)
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.CommandContext(ctx, "node", filepath.Join(suite.NodeFolder(t, "browser"), "visit.mjs"))
+	cmd := exec.CommandContext(ctx, "node", script)
 	var stderr bytes.Buffer
 	cmd.Stdin, cmd.Stderr = bytes.NewReader(job), &stderr
 	// Chromium keeps a few files outside of its profile.
@@ -110,6 +112,7 @@ func (v visited) text(t *testing.T, at int) string {
 
 func chromium(t *testing.T) string {
 	t.Helper()
+	suite.SkipBrowser.Check(t)
 	if chosen := os.Getenv("CHROMIUM_BIN"); chosen != "" {
 		return chosen
 	}
@@ -119,7 +122,8 @@ func chromium(t *testing.T) string {
 // TestTheBrowserSeesWhatIsWrong is the control of the other tests: a page on
 // which everything is wrong that they look for.
 func TestTheBrowserSeesWhatIsWrong(t *testing.T) {
-	ctx := suite.Deadline(t, limitOfVisit)
+	script := filepath.Join(suite.NodeFolder(t, "browser"), "visit.mjs")
+	ctx := suite.Deadline(t, 3*time.Minute)
 	page := filepath.Join(t.TempDir(), "bad.html")
 	const bad = `<html><body><h2>No h1</h2><h4>Skips</h4><p style="color:#999;background:#fff">pale</p><button></button><i id=a></i><i id=a></i>
 <svg><rect data-mark fill="#eee"/></svg><table aria-label=t><tr><th>x</table><div style="width:3000px">wide</div>
@@ -127,7 +131,7 @@ func TestTheBrowserSeesWhatIsWrong(t *testing.T) {
 	if err := os.WriteFile(page, []byte(bad), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.CommandContext(ctx, "node", filepath.Join(suite.NodeFolder(t, "browser"), "visit.mjs"))
+	cmd := exec.CommandContext(ctx, "node", script)
 	job, err := json.Marshal(visit{
 		Executable: chromium(t), Profile: t.TempDir(), URL: "file://" + page, Scheme: "light", Width: 800, Height: 600, Steps: []fields{audited()},
 	})

@@ -130,9 +130,9 @@ func (w *auditWriter) start(ctx context.Context, state string) *follower {
 	return follow(w.t, ctx, "-json", "-file", w.path, "-state", state, "-metrics", "127.0.0.1:0")
 }
 
-// TestWatchCountsOnce kills tokenwatch at 50 random moments while entries are
+// TestCountsOnce kills tokenwatch at 50 random moments while entries are
 // written and the log is rotated: each is counted once, none is lost.
-func TestWatchCountsOnce(t *testing.T) {
+func TestCountsOnce(t *testing.T) {
 	w := newAuditWriter(t, recordedLog(t))
 	ctx := suite.Deadline(t, 5*time.Minute)
 	state := filepath.Join(t.TempDir(), "state")

@@ -10,9 +10,9 @@ import (
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/test/suite"
 )
 
-// TestWatchSocket has a real Vault write to a tokenwatch that listens, over TCP
+// TestSocket has a real Vault write to a tokenwatch that listens, over TCP
 // and over a unix socket.
-func TestWatchSocket(t *testing.T) {
+func TestSocket(t *testing.T) {
 	w := watch(t)
 	for _, kind := range []string{"tcp", "unix"} {
 		t.Run(kind, func(t *testing.T) {
