@@ -2,6 +2,7 @@ package suite
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -26,13 +27,13 @@ func (s Skip) Check(t *testing.T) {
 	if os.Getenv(string(s)) == "" {
 		return
 	}
-	what := string(s) + " is set, " + t.Name()
+	what := fmt.Sprintf("%s (%s)", t.Name(), s)
 	running.mu.Lock()
 	defer running.mu.Unlock()
 	running.skipped = append(running.skipped, what)
 	if file := os.Getenv("SKIPPED_LOG"); file != "" {
 		if err := appendLine(file, what); err != nil {
-			t.Fatalf("%s=%s: %v", "SKIPPED_LOG", file, err)
+			t.Fatalf("SKIPPED_LOG: %v", err)
 		}
 	}
 	t.Skipf("%s is set", s)

@@ -47,7 +47,7 @@ func run(m *testing.M, finish func() error) int {
 		code = 1
 	}
 	if len(running.skipped) > 0 {
-		fmt.Fprintf(os.Stderr, "SKIPPED: %s\n", strings.Join(running.skipped, "; "))
+		fmt.Fprintf(os.Stderr, "SKIPPED %d tests: %s\n", len(running.skipped), strings.Join(running.skipped, ", "))
 	}
 	return code
 }
