@@ -1,4 +1,4 @@
-MODULES := $(patsubst %/go.mod,%,$(wildcard ./go.mod test/go.mod))
+MODULES := $(patsubst %/go.mod,%,$(wildcard ./go.mod verify/go.mod test/go.mod))
 LINT    := go tool -modfile=$(CURDIR)/tools/lint/go.mod
 
 .PHONY: help
@@ -18,13 +18,13 @@ build: ## Build the plugin and tokenwatch into bin/
 	@mkdir -p bin
 	CGO_ENABLED=0 go build -trimpath -buildvcs=false -o bin/ ./cmd/...
 
+PKG := ./...
+
 .PHONY: test
-test: ## Run the unit tests, then the suite that drives the plugin in a real Vault
+test: ## Run all tests, with what they need; PKG=./tokenwatch: that package of test/
 	@scripts/test-tools.sh
-	go vet ./...
-	go test -race ./...
-	cd test && go vet ./...
-	vault=$$(scripts/vault.sh) && cd test && VAULT_BIN="$$vault" go test -race -count=1 -timeout 45m ./...
+	@set -e; for module in $(if $(filter ./...,$(PKG)),$(filter-out test,$(MODULES))); do echo "vet, test: $$module"; (cd $$module && go vet ./... && go test -race ./...); done
+	@scripts/test-servers.sh $(PKG)
 
 .PHONY: bench
 bench: ## Compare the engine's speed with Vault's own tokens and, with AGAINST=<commit or binary>, with another build

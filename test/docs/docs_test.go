@@ -29,6 +29,11 @@ func TestDocuments(t *testing.T) {
 				testReadme(t, doc)
 				return
 			}
+			for program, skip := range map[string]suite.Skip{"node": suite.SkipNode, "npm": suite.SkipNode, "promtool": suite.SkipPrometheus} {
+				if doc.runs(program) {
+					suite.Program(t, skip, program)
+				}
+			}
 			s := startForDocument(t, vaulttest.Options{Metrics: true})
 			runDocument(t, doc, doc.steps, &shell{
 				dir: suite.Repository(),
@@ -209,23 +214,6 @@ func TestDocumentsNameWhatExists(t *testing.T) {
 				t.Errorf("%s:%d: %s has no heading #%s", doc.name, l.line, file, l.anchor)
 			}
 		}
-	}
-}
-
-// TestTheCommandsOfTheReadmeAreRunByCI looks at the two that TestDocuments
-// cannot run: itself, and what runs it.
-func TestTheCommandsOfTheReadmeAreRunByCI(t *testing.T) {
-	ci, makefile := suite.Read(t, filepath.Join(".ci", "run")), suite.Read(t, "Makefile")
-	for _, target := range []string{"demo", "test"} {
-		if !regexp.MustCompile(`(?m)^make( [a-z]+)* ` + target + `\b`).MatchString(ci) {
-			t.Errorf(".ci/run does not call make %s", target)
-		}
-		if !regexp.MustCompile(`(?m)^` + target + `:`).MatchString(makefile) {
-			t.Errorf("the Makefile has no target %s", target)
-		}
-	}
-	if !regexp.MustCompile(`(?m)cd test && .*go test [^\n]*\./\.\.\.`).MatchString(makefile) {
-		t.Error("make test does not run all tests of test/")
 	}
 }
 

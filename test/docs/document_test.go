@@ -42,6 +42,12 @@ func (a *answer) fails() bool {
 	return a != nil && !a.json && regexp.MustCompile(`^(Error |No value found)`).MatchString(a.text)
 }
 
+// runs reports whether a program is among the document's commands.
+func (d *document) runs(program string) bool {
+	command := regexp.MustCompile(`(?m)(^|[|;&(] *)` + regexp.QuoteMeta(program) + ` `)
+	return slices.ContainsFunc(d.steps, func(s *step) bool { return command.MatchString(s.command) })
+}
+
 func readDocument(name string) (*document, error) {
 	raw, err := os.ReadFile(filepath.Join(suite.Repository(), name))
 	if err != nil {
