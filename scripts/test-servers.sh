@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Runs the packages of test/ that are given, such as ./tokenwatch or ./..., with
-# real servers. The last line says which tests were skipped, and for what.
+# real servers; flags of `go test` may follow. The last line says which tests
+# were skipped, and for what.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../test"
 
@@ -9,7 +10,6 @@ SKIPPED_LOG=$(mktemp) # one test a line
 export VAULT_BIN SKIPPED_LOG
 trap 'rm -f "$SKIPPED_LOG"' EXIT
 
-go vet "$@"
 status=0
 # Of the packages, docs takes longest: it builds everything in a clone.
 go test -race -count=1 -timeout 20m "$@" || status=$?

@@ -15,6 +15,7 @@ import (
 // TestPrometheusAndAlertmanager has a real Prometheus scrape tokenwatch,
 // and a real Alertmanager get its alerts, while a real Vault is attacked.
 func TestPrometheusAndAlertmanager(t *testing.T) {
+	suite.SkipPrometheus.Check(t)
 	w := watch(t)
 	alertmanager := promtest.StartAlertmanager(t, w.Ctx)
 	dir := t.TempDir()
@@ -72,6 +73,7 @@ func checkExposition(t *testing.T, ctx context.Context, url string) {
 // Vault over TLS and a tokenwatch that follows its log, and both of them alert
 // through a real Alertmanager.
 func TestDeployedWithPrometheusAndAlertmanager(t *testing.T) {
+	suite.SkipPrometheus.Check(t)
 	s := own(t, 4*time.Minute, vaulttest.Options{Audit: true, Metrics: true, TLS: true})
 	ctx := s.Ctx
 	s.SetUpAudit()
