@@ -25,9 +25,6 @@ func (s FailedAccess) rule(b base) tokenwatch.Rule {
 	}
 }
 
-// maxMounts is how many mounts are told apart.
-const maxMounts = 1000
-
 type failedAccess struct {
 	base
 	entities, addresses, mounts *bursts

@@ -28,12 +28,6 @@ type inactiveBurst struct {
 	clients, servers *bursts
 }
 
-// dead reports whether an introspection found no live token. One that is live
-// and failed a check was at least not guessed.
-func dead(e *tokenwatch.Event) bool {
-	return e.Kind == tokenwatch.KindIntrospect && e.Active != nil && !*e.Active && !e.ScopeFailed && !e.AudienceFailed && !e.ClientIPFailed
-}
-
 // Observe implements tokenwatch.Rule. The address that presented the tokens is named
 // if the API server passes it on; else the API server that asked.
 func (r *inactiveBurst) Observe(e *tokenwatch.Event, emit func(tokenwatch.Alert)) {

@@ -1,13 +1,95 @@
+// Package rules has what tokenwatch looks for.
 package rules
 
 import (
-	"fmt"
+	"errors"
 	"reflect"
-	"strings"
 	"time"
 
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/geo"
 )
+
+// Settings are those of all rules, as they stand under `rules:` in the
+// configuration file. The tag `help` is what the manual says.
+type Settings struct {
+	FailedAccess       FailedAccess       `yaml:"failed_access"`
+	InactiveBurst      InactiveBurst      `yaml:"inactive_burst"`
+	RevokedToken       RevokedToken       `yaml:"revoked_token"`
+	OutsideBoundCIDRs  OutsideBoundCIDRs  `yaml:"outside_bound_cidrs"`
+	UnexpectedLocation UnexpectedLocation `yaml:"unexpected_location"`
+	IssuanceSpike      IssuanceSpike      `yaml:"issuance_spike"`
+	MassRevocation     MassRevocation     `yaml:"mass_revocation"`
+	RoleWidened        RoleWidened        `yaml:"role_widened"`
+	SigningKey         SigningKey         `yaml:"signing_key"`
+	RootToken          RootToken          `yaml:"root_token"`
+	AuditDisabled      AuditDisabled      `yaml:"audit_disabled"`
+	Silence            Silence            `yaml:"silence"`
+	OneAddress         OneAddress         `yaml:"one_address"`
+}
+
+// Defaults are the settings of an empty configuration file.
+func Defaults() Settings {
+	on := func(severity tokenwatch.Severity) Common { return Common{Enabled: true, Severity: severity} }
+	return Settings{
+		FailedAccess:       FailedAccess{Common: on(tokenwatch.SeverityWarning), Threshold: 10, MountThreshold: 200, Window: 5 * time.Minute, MaxClients: 20_000},
+		InactiveBurst:      InactiveBurst{Common: on(tokenwatch.SeverityWarning), Threshold: 20, Window: time.Minute, MaxClients: 20_000},
+		RevokedToken:       RevokedToken{Common: on(tokenwatch.SeverityCritical), Grace: 10 * time.Second, MaxTokens: 50_000},
+		OutsideBoundCIDRs:  OutsideBoundCIDRs{Common: on(tokenwatch.SeverityCritical)},
+		UnexpectedLocation: UnexpectedLocation{Common: on(tokenwatch.SeverityWarning), Learning: 7 * 24 * time.Hour, IPv4Prefix: 24, IPv6Prefix: 48, MaxNetworks: 16, Speed: 1000, Distance: 500, MaxClients: 20_000},
+		IssuanceSpike:      IssuanceSpike{Common: on(tokenwatch.SeverityWarning), Window: 5 * time.Minute, Learning: 2 * time.Hour, Factor: 5, Minimum: 50, MaxRoles: 5_000},
+		MassRevocation:     MassRevocation{Common: on(tokenwatch.SeverityCritical), Threshold: 50, Window: 5 * time.Minute, MaxClients: 20_000},
+		RoleWidened:        RoleWidened{Common: on(tokenwatch.SeverityWarning), MaxRoles: 5_000},
+		SigningKey:         SigningKey{Common: on(tokenwatch.SeverityCritical), RotatedSeverity: tokenwatch.SeverityInfo},
+		RootToken:          RootToken{Common: on(tokenwatch.SeverityWarning)},
+		AuditDisabled:      AuditDisabled{Common: on(tokenwatch.SeverityCritical)},
+		Silence:            Silence{Common: on(tokenwatch.SeverityCritical), After: 15 * time.Minute},
+		OneAddress:         OneAddress{Common: on(tokenwatch.SeverityInfo), Requests: 1000, Clients: 3},
+	}
+}
+
+// New makes the rules that are enabled. locate may be nil.
+func New(s Settings, locate geo.Locator) ([]tokenwatch.Rule, error) {
+	if err := s.Validate(); err != nil {
+		return nil, err
+	}
+	all := []struct {
+		common Common
+		make   func(base) tokenwatch.Rule
+	}{
+		{s.FailedAccess.Common, s.FailedAccess.rule},
+		{s.InactiveBurst.Common, s.InactiveBurst.rule},
+		{s.RevokedToken.Common, s.RevokedToken.rule},
+		{s.OutsideBoundCIDRs.Common, s.OutsideBoundCIDRs.rule},
+		{s.UnexpectedLocation.Common, func(b base) tokenwatch.Rule { return s.UnexpectedLocation.rule(b, locate) }},
+		{s.IssuanceSpike.Common, s.IssuanceSpike.rule},
+		{s.MassRevocation.Common, s.MassRevocation.rule},
+		{s.RoleWidened.Common, s.RoleWidened.rule},
+		{s.SigningKey.Common, s.SigningKey.rule},
+		{s.RootToken.Common, s.RootToken.rule},
+		{s.AuditDisabled.Common, s.AuditDisabled.rule},
+		{s.Silence.Common, s.Silence.rule},
+		{s.OneAddress.Common, s.OneAddress.rule},
+	}
+	var enabled []tokenwatch.Rule
+	for i, info := range Catalog() {
+		if r := all[i]; r.common.Enabled {
+			enabled = append(enabled, r.make(base{name: info.Name, common: r.common, ignore: newIgnoreList(r.common.Ignore), advice: info.Advice}))
+		}
+	}
+	return enabled, nil
+}
+
+// Validate names every setting that cannot be.
+func (s *Settings) Validate() error {
+	var problems []error
+	v := reflect.ValueOf(s).Elem()
+	for i := range v.NumField() {
+		name := yamlName(v.Type().Field(i))
+		problems = append(problems, validateRule(name, v.Field(i))...)
+	}
+	return errors.Join(problems...)
+}
 
 // Info is what there is to know about a rule.
 type Info struct {
@@ -16,14 +98,6 @@ type Info struct {
 	Meaning  string              `json:"meaning"`  // what it finds, and what that may mean
 	Advice   string              `json:"advice"`   // the first response to take
 	Settings []Setting           `json:"settings"`
-}
-
-// Setting is one of a rule's, besides those in Common.
-type Setting struct {
-	Name    string `json:"name"`
-	Type    string `json:"type"` // duration, integer, number, severity
-	Default string `json:"default"`
-	Help    string `json:"help"`
 }
 
 // Catalog lists all rules, in the order of Settings.
@@ -47,44 +121,6 @@ func Catalog() []Info {
 
 // CommonSettings lists those that every rule has.
 func CommonSettings() []Setting { return settingsOf(reflect.ValueOf(Common{Enabled: true})) }
-
-func settingsOf(v reflect.Value) (list []Setting) {
-	for i := range v.NumField() {
-		f := v.Type().Field(i)
-		if f.Anonymous {
-			continue
-		}
-		s := Setting{Name: yamlName(f), Help: f.Tag.Get("help")}
-		switch value := v.Field(i).Interface().(type) {
-		case time.Duration:
-			s.Type, s.Default = "duration", shortDuration(value)
-		case int:
-			s.Type, s.Default = "integer", fmt.Sprint(value)
-		case float64:
-			s.Type, s.Default = "number", fmt.Sprint(value)
-		case tokenwatch.Severity:
-			s.Type, s.Default = "severity", string(value)
-		case bool:
-			s.Type, s.Default = "bool", fmt.Sprint(value)
-		case []string:
-			s.Type, s.Default = "list", "[]"
-		}
-		list = append(list, s)
-	}
-	return list
-}
-
-// shortDuration writes 5m instead of 5m0s.
-func shortDuration(d time.Duration) string {
-	s := d.String()
-	if strings.HasSuffix(s, "m0s") {
-		s = strings.TrimSuffix(s, "0s")
-	}
-	if strings.HasSuffix(s, "h0m") {
-		s = strings.TrimSuffix(s, "0m")
-	}
-	return s
-}
 
 var texts = map[string]struct{ meaning, advice string }{
 	"failed_access": {

@@ -1,8 +1,6 @@
 package rules
 
 import (
-	"bytes"
-	"encoding/gob"
 	"math"
 	"math/bits"
 	"time"
@@ -52,15 +50,6 @@ func (w *Window) first(length time.Duration) time.Time {
 		part++
 	}
 	return time.Unix(0, part*(int64(length)/parts)).UTC()
-}
-
-// hash is FNV-1a: the same in every process, as checkpoints keep its values.
-func hash(s string) uint64 {
-	h := uint64(14695981039346656037)
-	for i := range len(s) {
-		h = (h ^ uint64(s[i])) * 1099511628211
-	}
-	return h
 }
 
 // distinct estimates how many different subjects there were, by how many of the
@@ -125,43 +114,3 @@ func (b *bursts) restore(s burstsState) {
 		s.Clients.into(b.clients)
 	}
 }
-
-func newLRU[K comparable, V any](room int) *simplelru.LRU[K, V] {
-	l, err := simplelru.NewLRU[K, V](room, nil)
-	if err != nil {
-		panic(err) // only for a size below 1, which Validate refuses
-	}
-	return l
-}
-
-// dump is the content of an LRU in the checkpoint, oldest first.
-type dump[K comparable, V any] struct {
-	Keys   []K
-	Values []V
-}
-
-func dumpOf[K comparable, V any](l *simplelru.LRU[K, V]) dump[K, V] {
-	return dump[K, V]{l.Keys(), l.Values()}
-}
-
-func (d dump[K, V]) into(l *simplelru.LRU[K, V]) {
-	for i := range min(len(d.Keys), len(d.Values)) {
-		l.Add(d.Keys[i], d.Values[i])
-	}
-}
-
-func encode(state any) ([]byte, error) {
-	var b bytes.Buffer
-	err := gob.NewEncoder(&b).Encode(state)
-	return b.Bytes(), err
-}
-
-func decode(state []byte, into any) error {
-	return gob.NewDecoder(bytes.NewReader(state)).Decode(into)
-}
-
-// stateless is for rules that remember nothing.
-type stateless struct{}
-
-func (stateless) Save() ([]byte, error) { return nil, nil }
-func (stateless) Restore([]byte) error  { return nil }

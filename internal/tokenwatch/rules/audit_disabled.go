@@ -1,0 +1,30 @@
+package rules
+
+import (
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch"
+)
+
+// AuditDisabled tells when an audit device is disabled, or somebody tries.
+type AuditDisabled struct {
+	Common `yaml:",inline"`
+}
+
+func (s AuditDisabled) rule(b base) tokenwatch.Rule { return &auditDisabled{base: b} }
+
+type auditDisabled struct {
+	base
+	stateless
+}
+
+func (r *auditDisabled) Observe(e *tokenwatch.Event, emit func(tokenwatch.Alert)) {
+	if e.Kind != tokenwatch.KindAuditDisable || r.ignore.has(e) {
+		return
+	}
+	a := r.finding(e, e.Name, "An audit device was disabled")
+	a.Detail = "Device " + e.Name + ". If it is the one that is read here, nothing will be seen from now on."
+	if e.Failed() {
+		a.Title, a.Detail = "Somebody tried to disable an audit device", "Device "+e.Name+"; Vault refused it."
+		a.Key += " refused"
+	}
+	emit(a)
+}

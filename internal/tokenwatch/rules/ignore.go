@@ -1,0 +1,58 @@
+package rules
+
+import (
+	"net/netip"
+
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch"
+)
+
+// ignoreList tells what a rule leaves alone.
+type ignoreList struct {
+	words    map[string]bool
+	networks []netip.Prefix
+}
+
+func newIgnoreList(entries []string) ignoreList {
+	var l ignoreList
+	for _, entry := range entries {
+		if network, err := parseNetwork(entry); err == nil {
+			l.networks = append(l.networks, network)
+			continue
+		}
+		if l.words == nil {
+			l.words = make(map[string]bool)
+		}
+		l.words[entry] = true
+	}
+	return l
+}
+
+func parseNetwork(s string) (netip.Prefix, error) {
+	if addr, err := netip.ParseAddr(s); err == nil {
+		return addr.Prefix(addr.BitLen())
+	}
+	return netip.ParsePrefix(s)
+}
+
+func (l *ignoreList) has(e *tokenwatch.Event) bool {
+	if l.words != nil && (l.words[e.EntityID] || l.words[e.DisplayName] || l.words[e.Role] || l.words[e.TokenID] || l.words[e.Mount] || l.words[e.ClientID]) {
+		return true
+	}
+	return l.hasAddress(e.RemoteAddress) || l.hasAddress(e.ClientIP)
+}
+
+func (l *ignoreList) hasAddress(s string) bool {
+	if len(l.networks) == 0 {
+		return false
+	}
+	addr, err := netip.ParseAddr(s)
+	if err != nil {
+		return false
+	}
+	for _, n := range l.networks {
+		if n.Contains(addr.Unmap()) {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,35 @@
+package rules
+
+import (
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch"
+)
+
+// OutsideBoundCIDRs finds tokens that are presented from networks which they
+// are not bound to.
+type OutsideBoundCIDRs struct {
+	Common `yaml:",inline"`
+}
+
+func (s OutsideBoundCIDRs) rule(b base) tokenwatch.Rule { return &outsideBoundCIDRs{base: b} }
+
+type outsideBoundCIDRs struct {
+	base
+	stateless
+}
+
+func (r *outsideBoundCIDRs) Observe(e *tokenwatch.Event, emit func(tokenwatch.Alert)) {
+	if e.Kind != tokenwatch.KindIntrospect || !e.ClientIPFailed || r.ignore.has(e) {
+		return
+	}
+	if e.ClientIP == "" {
+		a := r.finding(e, "server "+e.Mount+e.Client(), "An API server does not say where tokens come from")
+		a.Severity, a.Who = tokenwatch.SeverityInfo, "API server "+a.Who
+		a.Detail = "The token is bound to networks, and is refused as long as the API server sends no client_ip."
+		a.Advice = "Have the API server send client_ip with each introspection."
+		emit(a)
+		return
+	}
+	a := r.finding(e, e.Mount+e.TokenID+e.ClientIP, "A token is presented from outside of its networks")
+	a.Who, a.Where = "shown to API server "+a.Who, "client address "+shorten(e.ClientIP)
+	emit(a)
+}
