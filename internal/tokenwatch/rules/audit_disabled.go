@@ -9,7 +9,20 @@ type AuditDisabled struct {
 	Common `yaml:",inline"`
 }
 
-func (s AuditDisabled) rule(b base) tokenwatch.Rule { return &auditDisabled{base: b} }
+func (s *AuditDisabled) definition() definition {
+	return definition{
+		name:     "audit_disabled",
+		settings: s,
+		meaning:  "Somebody disabled an audit device, or tried to. It is what an attacker does first.",
+		advice:   "Enable it again at once (vault audit enable), and look at everything that the caller did since, in the log of another device or at a load balancer.",
+	}
+}
+
+func (s *AuditDisabled) setDefaults() {
+	*s = AuditDisabled{Common: enabled(tokenwatch.SeverityCritical)}
+}
+
+func (s *AuditDisabled) rule(b base) tokenwatch.Rule { return &auditDisabled{base: b} }
 
 type auditDisabled struct {
 	base

@@ -16,7 +16,20 @@ type FailedAccess struct {
 	MaxClients     int           `yaml:"max_clients" help:"Entities and addresses, each, that are remembered."`
 }
 
-func (s FailedAccess) rule(b base) tokenwatch.Rule {
+func (s *FailedAccess) definition() definition {
+	return definition{
+		name:     "failed_access",
+		settings: s,
+		meaning:  "Requests to the engine are refused again and again: no permission, no valid Vault token, or a request that is not valid. Somebody tries what they may not do, or a client is misconfigured.",
+		advice:   "Find out who it is by entity or address. If it is not a client of yours, revoke its Vault token (vault token revoke -accessor) and block the address; if it is, mend its policy or configuration.",
+	}
+}
+
+func (s *FailedAccess) setDefaults() {
+	*s = FailedAccess{Common: enabled(tokenwatch.SeverityWarning), Threshold: 10, MountThreshold: 200, Window: 5 * time.Minute, MaxClients: 20_000}
+}
+
+func (s *FailedAccess) rule(b base) tokenwatch.Rule {
 	return &failedAccess{
 		base:      b,
 		entities:  newBursts(s.Window, s.Threshold, s.MaxClients),

@@ -15,7 +15,20 @@ type InactiveBurst struct {
 	MaxClients int           `yaml:"max_clients" help:"Client addresses and API servers, each, that are remembered."`
 }
 
-func (s InactiveBurst) rule(b base) tokenwatch.Rule {
+func (s *InactiveBurst) definition() definition {
+	return definition{
+		name:     "inactive_burst",
+		settings: s,
+		meaning:  "Many introspections find no live token. Somebody is guessing tokens or trying a stolen list, or a client goes on with dead ones.",
+		advice:   "Block the client address at the API server or before it. If the tokens are few and yours, have the client get new ones.",
+	}
+}
+
+func (s *InactiveBurst) setDefaults() {
+	*s = InactiveBurst{Common: enabled(tokenwatch.SeverityWarning), Threshold: 20, Window: time.Minute, MaxClients: 20_000}
+}
+
+func (s *InactiveBurst) rule(b base) tokenwatch.Rule {
 	return &inactiveBurst{
 		base:    b,
 		clients: newBursts(s.Window, s.Threshold, s.MaxClients),

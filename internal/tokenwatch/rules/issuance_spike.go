@@ -20,8 +20,21 @@ type IssuanceSpike struct {
 	MaxRoles int           `yaml:"max_roles" help:"Roles that are remembered."`
 }
 
-func (s IssuanceSpike) rule(b base) tokenwatch.Rule {
-	return &issuanceSpike{base: b, set: s, roles: newLRU[string, *pace](s.MaxRoles)}
+func (s *IssuanceSpike) definition() definition {
+	return definition{
+		name:     "issuance_spike",
+		settings: s,
+		meaning:  "A role issues far more tokens than it used to: a client has lost its cache or loops, or somebody is stocking up.",
+		advice:   "Look which entity asks for them. Set max_tokens on the role; if it is an attack, revoke the entity's Vault tokens and then the role's leases (vault lease revoke -prefix <mount>/creds/<role>).",
+	}
+}
+
+func (s *IssuanceSpike) setDefaults() {
+	*s = IssuanceSpike{Common: enabled(tokenwatch.SeverityWarning), Window: 5 * time.Minute, Learning: 2 * time.Hour, Factor: 5, Minimum: 50, MaxRoles: 5_000}
+}
+
+func (s *IssuanceSpike) rule(b base) tokenwatch.Rule {
+	return &issuanceSpike{base: b, set: *s, roles: newLRU[string, *pace](s.MaxRoles)}
 }
 
 type issuanceSpike struct {

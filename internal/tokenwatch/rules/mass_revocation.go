@@ -15,7 +15,20 @@ type MassRevocation struct {
 	MaxClients int           `yaml:"max_clients" help:"Callers that are remembered."`
 }
 
-func (s MassRevocation) rule(b base) tokenwatch.Rule {
+func (s *MassRevocation) definition() definition {
+	return definition{
+		name:     "mass_revocation",
+		settings: s,
+		meaning:  "Many tokens end at once, by one caller: an incident being answered, a mistake, or sabotage.",
+		advice:   "Ask the caller. If it was not meant, take away their Vault token, and have applications request new tokens: what was revoked does not come back.",
+	}
+}
+
+func (s *MassRevocation) setDefaults() {
+	*s = MassRevocation{Common: enabled(tokenwatch.SeverityCritical), Threshold: 50, Window: 5 * time.Minute, MaxClients: 20_000}
+}
+
+func (s *MassRevocation) rule(b base) tokenwatch.Rule {
 	return &massRevocation{base: b, callers: newBursts(s.Window, s.Threshold, s.MaxClients)}
 }
 

@@ -11,8 +11,21 @@ type OneAddress struct {
 	Clients  int `yaml:"clients" range:"2-64" help:"Different callers among them, at least."`
 }
 
-func (s OneAddress) rule(b base) tokenwatch.Rule {
-	return &oneAddress{base: b, set: s, mounts: map[string]*callers{}}
+func (s *OneAddress) definition() definition {
+	return definition{
+		name:     "one_address",
+		settings: s,
+		meaning:  "Different callers all have the same address: Vault is behind a proxy whose X-Forwarded-For it does not trust.",
+		advice:   "Set x_forwarded_for_authorized_addrs on Vault's listener to the proxy's address. Otherwise rules that go by address are blind.",
+	}
+}
+
+func (s *OneAddress) setDefaults() {
+	*s = OneAddress{Common: enabled(tokenwatch.SeverityInfo), Requests: 1000, Clients: 3}
+}
+
+func (s *OneAddress) rule(b base) tokenwatch.Rule {
+	return &oneAddress{base: b, set: *s, mounts: map[string]*callers{}}
 }
 
 type oneAddress struct {

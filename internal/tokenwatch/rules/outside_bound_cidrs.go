@@ -10,7 +10,20 @@ type OutsideBoundCIDRs struct {
 	Common `yaml:",inline"`
 }
 
-func (s OutsideBoundCIDRs) rule(b base) tokenwatch.Rule { return &outsideBoundCIDRs{base: b} }
+func (s *OutsideBoundCIDRs) definition() definition {
+	return definition{
+		name:     "outside_bound_cidrs",
+		settings: s,
+		meaning:  "A live token is presented from a network that its role is not bound to: it has leaked, or a client has moved.",
+		advice:   "Revoke the token by its token_id (vault delete <mount>/tokens/<token_id>) unless its owner has moved; then correct bound_cidrs of the role.",
+	}
+}
+
+func (s *OutsideBoundCIDRs) setDefaults() {
+	*s = OutsideBoundCIDRs{Common: enabled(tokenwatch.SeverityCritical)}
+}
+
+func (s *OutsideBoundCIDRs) rule(b base) tokenwatch.Rule { return &outsideBoundCIDRs{base: b} }
 
 type outsideBoundCIDRs struct {
 	base

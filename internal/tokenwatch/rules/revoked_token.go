@@ -22,7 +22,20 @@ type RevokedToken struct {
 	MaxTokens int           `yaml:"max_tokens" help:"Tokens that are remembered, about 400 bytes each; those that were used least recently are forgotten."`
 }
 
-func (s RevokedToken) rule(b base) tokenwatch.Rule {
+func (s *RevokedToken) definition() definition {
+	return definition{
+		name:     "revoked_token",
+		settings: s,
+		meaning:  "A token is presented that was revoked before it expired. Its holder does not know, or is a thief whose token you took away.",
+		advice:   "Find the client by its address. If it is not the token's owner, treat the token as stolen: look for what it did before it was revoked, by its token_id in the audit log.",
+	}
+}
+
+func (s *RevokedToken) setDefaults() {
+	*s = RevokedToken{Common: enabled(tokenwatch.SeverityCritical), Grace: 10 * time.Second, MaxTokens: 50_000}
+}
+
+func (s *RevokedToken) rule(b base) tokenwatch.Rule {
 	return &revokedToken{
 		base: b, grace: s.Grace,
 		tokens: newLRU[tokenKey, *knownToken](s.MaxTokens),

@@ -19,7 +19,20 @@ type RoleWidened struct {
 	MaxRoles int `yaml:"max_roles" help:"Roles and mounts that are remembered. What one was before has to be in the log: it was created, written or read."`
 }
 
-func (s RoleWidened) rule(b base) tokenwatch.Rule {
+func (s *RoleWidened) definition() definition {
+	return definition{
+		name:     "role_widened",
+		settings: s,
+		meaning:  "A role may do more or issue longer-lived tokens than before, or a mount's ceiling was raised. Tuning a mount is seen as far as its values are readable.",
+		advice:   "Compare with what was approved. If it was not, write the old settings back, and revoke what the role issued since.",
+	}
+}
+
+func (s *RoleWidened) setDefaults() {
+	*s = RoleWidened{Common: enabled(tokenwatch.SeverityWarning), MaxRoles: 5_000}
+}
+
+func (s *RoleWidened) rule(b base) tokenwatch.Rule {
 	return &roleWidened{base: b, known: newLRU[string, *tokenwatch.RequestSettings](s.MaxRoles)}
 }
 

@@ -9,7 +9,20 @@ type RootToken struct {
 	Common `yaml:",inline"`
 }
 
-func (s RootToken) rule(b base) tokenwatch.Rule { return &rootToken{base: b} }
+func (s *RootToken) definition() definition {
+	return definition{
+		name:     "root_token",
+		settings: s,
+		meaning:  "A request to the engine was made with a root token, which no policy bounds and nobody should have in daily work.",
+		advice:   "Find out who holds it and why, and revoke it (vault token revoke -accessor). Give them a policy for what they do.",
+	}
+}
+
+func (s *RootToken) setDefaults() {
+	*s = RootToken{Common: enabled(tokenwatch.SeverityWarning)}
+}
+
+func (s *RootToken) rule(b base) tokenwatch.Rule { return &rootToken{base: b} }
 
 type rootToken struct {
 	base

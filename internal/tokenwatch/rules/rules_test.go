@@ -3,6 +3,7 @@ package rules
 import (
 	"fmt"
 	"net/netip"
+	"reflect"
 	"runtime"
 	"strings"
 	"testing"
@@ -60,8 +61,14 @@ func TestCatalogIsComplete(t *testing.T) {
 			}
 		}
 	}
-	if len(texts) != len(Catalog()) {
-		t.Errorf("%d texts for %d rules", len(texts), len(Catalog()))
+	fields := reflect.TypeFor[Settings]()
+	if fields.NumField() != len(Catalog()) {
+		t.Fatalf("%d settings for %d rules", fields.NumField(), len(Catalog()))
+	}
+	for i, info := range Catalog() {
+		if key := yamlName(fields.Field(i)); key != info.Name {
+			t.Errorf("rule %d is %s, its settings are %s", i, info.Name, key)
+		}
 	}
 	rules := must(t, Defaults(), nil)
 	for i, info := range Catalog() {

@@ -20,7 +20,9 @@ type Setting struct {
 	Help    string `json:"help"`
 }
 
-func settingsOf(v reflect.Value) (list []Setting) {
+// settingsOf lists what a pointer to settings has, but for Common.
+func settingsOf(settings any) (list []Setting) {
+	v := reflect.ValueOf(settings).Elem()
 	for i := range v.NumField() {
 		f := v.Type().Field(i)
 		if f.Anonymous {
@@ -58,16 +60,18 @@ func shortDuration(d time.Duration) string {
 	return s
 }
 
-// validateRule holds every setting to the bounds in its tags.
-func validateRule(rule string, v reflect.Value) []error {
+// validate holds what a pointer to settings has, Common included, to the bounds
+// in its tags. It writes severities in lower case.
+func validate(rule string, settings any) []error {
 	var problems []error
+	v := reflect.ValueOf(settings).Elem()
 	for i := range v.NumField() {
 		f := v.Type().Field(i)
 		if f.Anonymous {
-			problems = append(problems, validateRule(rule, v.Field(i))...)
+			problems = append(problems, validate(rule, v.Field(i).Addr().Interface())...)
 			continue
 		}
-		name := "rules." + rule + "." + yamlName(f)
+		name := rule + "." + yamlName(f)
 		switch value := v.Field(i).Interface().(type) {
 		case tokenwatch.Severity:
 			if _, err := tokenwatch.ParseSeverity(string(value)); err != nil {

@@ -11,7 +11,20 @@ type SigningKey struct {
 	RotatedSeverity tokenwatch.Severity `yaml:"rotated_severity" help:"Severity of an orderly rotation, after which all tokens stay valid. severity is that of an emergency; a deletion is a warning."`
 }
 
-func (s SigningKey) rule(b base) tokenwatch.Rule {
+func (s *SigningKey) definition() definition {
+	return definition{
+		name:     "signing_key",
+		settings: s,
+		meaning:  "Somebody rotated a signing key, deleted it, or dropped it in an emergency, after which every JWT that it signed is invalid.",
+		advice:   "If nobody planned it, ask who it was. After an emergency, make sure that verifiers have fetched the key set again and applications new tokens.",
+	}
+}
+
+func (s *SigningKey) setDefaults() {
+	*s = SigningKey{Common: enabled(tokenwatch.SeverityCritical), RotatedSeverity: tokenwatch.SeverityInfo}
+}
+
+func (s *SigningKey) rule(b base) tokenwatch.Rule {
 	return &signingKey{base: b, rotated: s.RotatedSeverity}
 }
 
@@ -26,7 +39,7 @@ func (r *signingKey) Observe(e *tokenwatch.Event, emit func(tokenwatch.Alert)) {
 		return
 	}
 	var title string
-	severity := r.common.Severity
+	severity := r.severity
 	switch e.Kind {
 	case tokenwatch.KindKeyRotate:
 		title, severity = "A signing key was rotated", r.rotated

@@ -12,7 +12,20 @@ type Silence struct {
 	After  time.Duration `yaml:"after" help:"How long there has to be none. A Vault that is probed by a load balancer has entries only for requests that are audited: sys/health is not."`
 }
 
-func (s Silence) rule(b base) tokenwatch.Rule { return &silence{base: b, after: s.After} }
+func (s *Silence) definition() definition {
+	return definition{
+		name:     "silence",
+		settings: s,
+		meaning:  "There has been no entry for a while: Vault is down or nobody uses it, its audit device was disabled, or the log goes elsewhere, for example after a rotation without SIGHUP.",
+		advice:   "Look at vault status, vault audit list and the log file. When the device is gone, see audit_disabled.",
+	}
+}
+
+func (s *Silence) setDefaults() {
+	*s = Silence{Common: enabled(tokenwatch.SeverityCritical), After: 15 * time.Minute}
+}
+
+func (s *Silence) rule(b base) tokenwatch.Rule { return &silence{base: b, after: s.After} }
 
 type silence struct {
 	base
@@ -67,7 +80,7 @@ func (r *silence) alert(last time.Time) tokenwatch.Alert {
 		first = r.arrived
 	}
 	return tokenwatch.Alert{
-		Rule: r.name, Severity: r.common.Severity, Key: first.UTC().Format(time.RFC3339Nano),
+		Rule: r.name, Severity: r.severity, Key: first.UTC().Format(time.RFC3339Nano),
 		Title: "Vault's audit log is silent", First: first, Last: first, Count: 1, Advice: r.advice,
 	}
 }

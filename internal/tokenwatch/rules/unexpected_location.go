@@ -26,14 +26,26 @@ type UnexpectedLocation struct {
 	MaxClients  int           `yaml:"max_clients" help:"Entities and tokens that are remembered, about 500 bytes each."`
 }
 
-func (s UnexpectedLocation) rule(b base, locate geo.Locator) tokenwatch.Rule {
-	return &unexpectedLocation{base: b, set: s, locate: locate, clients: newLRU[string, *traveller](s.MaxClients)}
+func (s *UnexpectedLocation) definition() definition {
+	return definition{
+		name:     "unexpected_location",
+		settings: s,
+		meaning:  "An entity gets tokens, or a token is used, in a network or country where it has not been, or farther away than anybody travels in the time.",
+		advice:   "Ask the owner. If it was not them, revoke the token, disable the entity (vault write identity/entity/id/<id> disabled=true) and have its credentials renewed.",
+	}
+}
+
+func (s *UnexpectedLocation) setDefaults() {
+	*s = UnexpectedLocation{Common: enabled(tokenwatch.SeverityWarning), Learning: 7 * 24 * time.Hour, IPv4Prefix: 24, IPv6Prefix: 48, MaxNetworks: 16, Speed: 1000, Distance: 500, MaxClients: 20_000}
+}
+
+func (s *UnexpectedLocation) rule(b base) tokenwatch.Rule {
+	return &unexpectedLocation{base: b, set: *s, clients: newLRU[string, *traveller](s.MaxClients)}
 }
 
 type unexpectedLocation struct {
 	base
 	set     UnexpectedLocation
-	locate  geo.Locator
 	clients *simplelru.LRU[string, *traveller]
 }
 
