@@ -2,6 +2,7 @@ package rules
 
 import (
 	"net/netip"
+	"slices"
 
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch"
 )
@@ -27,13 +28,6 @@ func newIgnoreList(entries []string) ignoreList {
 	return l
 }
 
-func parseNetwork(s string) (netip.Prefix, error) {
-	if addr, err := netip.ParseAddr(s); err == nil {
-		return addr.Prefix(addr.BitLen())
-	}
-	return netip.ParsePrefix(s)
-}
-
 func (l *ignoreList) has(e *tokenwatch.Event) bool {
 	if l.words != nil && (l.words[e.EntityID] || l.words[e.DisplayName] || l.words[e.Role] || l.words[e.TokenID] || l.words[e.Mount] || l.words[e.ClientID]) {
 		return true
@@ -45,14 +39,6 @@ func (l *ignoreList) hasAddress(s string) bool {
 	if len(l.networks) == 0 {
 		return false
 	}
-	addr, err := netip.ParseAddr(s)
-	if err != nil {
-		return false
-	}
-	for _, n := range l.networks {
-		if n.Contains(addr.Unmap()) {
-			return true
-		}
-	}
-	return false
+	addr, ok := parseAddress(s)
+	return ok && slices.ContainsFunc(l.networks, func(n netip.Prefix) bool { return n.Contains(addr) })
 }

@@ -55,7 +55,7 @@ func (r *inactiveBurst) Observe(e *tokenwatch.Event, emit func(tokenwatch.Alert)
 	switch {
 	case client.events > 0:
 		a := r.alert(e, "client "+e.Mount+" "+e.ClientIP, "One client presents many tokens that are not active", client)
-		a.Where = "client address " + shorten(e.ClientIP)
+		a.Where = clientAddress(e.ClientIP)
 		emit(a)
 	case server.events > 0:
 		emit(r.alert(e, "server "+e.Mount+" "+e.Client(), "One API server is shown many tokens that are not active", server))

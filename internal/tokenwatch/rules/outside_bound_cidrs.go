@@ -43,6 +43,6 @@ func (r *outsideBoundCIDRs) Observe(e *tokenwatch.Event, emit func(tokenwatch.Al
 		return
 	}
 	a := r.finding(e, e.Mount+e.TokenID+e.ClientIP, "A token is presented from outside of its networks")
-	a.Who, a.Where = "shown to API server "+a.Who, "client address "+shorten(e.ClientIP)
+	a.Who, a.Where = "shown to API server "+a.Who, "client address "+tokenwatch.ShortHash(e.ClientIP)
 	emit(a)
 }

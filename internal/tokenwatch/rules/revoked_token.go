@@ -148,7 +148,7 @@ func (r *revokedToken) check(e *tokenwatch.Event, emit func(tokenwatch.Alert)) {
 	a := r.finding(e, e.Mount+t.ID, "A revoked token is presented")
 	a.Who = "shown to API server " + a.Who
 	if e.ClientIP != "" {
-		a.Where = "client address " + shorten(e.ClientIP)
+		a.Where = clientAddress(e.ClientIP)
 	}
 	a.TokenID, a.Role, a.LeaseID = t.ID, t.Role, t.Lease
 	a.Detail = "It ended before its time, without a revocation in the log that names it: with the Vault login it was leased to, its lease prefix, its role or its key."

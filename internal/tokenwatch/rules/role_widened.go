@@ -2,7 +2,6 @@ package rules
 
 import (
 	"fmt"
-	"net/netip"
 	"strings"
 	"time"
 
@@ -136,7 +135,7 @@ func widened(before, now *tokenwatch.RequestSettings) (gains []string) {
 				covered = covered || covers(o, n)
 			}
 			if !covered {
-				gains = append(gains, name+" has gained "+shorten(n))
+				gains = append(gains, name+" has gained "+tokenwatch.ShortHash(n))
 			}
 		}
 	}
@@ -162,7 +161,7 @@ func coversNetwork(old, new string) bool {
 	if err1 != nil || err2 != nil {
 		return old == new // hashed
 	}
-	return o.Addr().Is4() == n.Addr().Is4() && o.Bits() <= n.Bits() && o.Contains(netip.Addr(n.Addr()))
+	return o.Addr().Is4() == n.Addr().Is4() && o.Bits() <= n.Bits() && o.Contains(n.Addr())
 }
 
 // raised compares limits of which 0 is none.

@@ -1,7 +1,6 @@
 package rules
 
 import (
-	"strings"
 	"time"
 
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch"
@@ -64,7 +63,7 @@ func who(e *tokenwatch.Event) string {
 	case id != "":
 		id = "entity " + id
 	case e.Accessor != "":
-		id = "accessor " + shorten(e.Accessor)
+		id = "accessor " + tokenwatch.ShortHash(e.Accessor)
 	}
 	switch {
 	case id == "" && e.DisplayName == "":
@@ -77,14 +76,7 @@ func who(e *tokenwatch.Event) string {
 	return e.DisplayName + " (" + id + ")"
 }
 
-// shorten keeps enough of a hash to find it in the log.
-func shorten(s string) string {
-	const keep = len(tokenwatch.HashPrefix) + 12
-	if strings.HasPrefix(s, tokenwatch.HashPrefix) && len(s) > keep {
-		return s[:keep] + "…"
-	}
-	return s
-}
+func clientAddress(ip string) string { return "client address " + tokenwatch.ShortHash(ip) }
 
 // dead reports whether an introspection found no live token. One that is live
 // and failed a check was at least not guessed.

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/hashicorp/golang-lru/v2/simplelru"
@@ -103,18 +102,10 @@ func (r *unexpectedLocation) look(e *tokenwatch.Event, key, address, title strin
 		a := r.finding(e, key+" "+address+detail, title)
 		a.Detail = detail
 		if e.Kind == tokenwatch.KindIntrospect {
-			a.Who, a.EntityID, a.Where = "entity "+e.ClientID, e.ClientID, "client address "+shorten(address)
+			a.Who, a.EntityID, a.Where = "entity "+e.ClientID, e.ClientID, "client address "+tokenwatch.ShortHash(address)
 		}
 		emit(a)
 	}
-}
-
-func parseAddress(s string) (netip.Addr, bool) {
-	if strings.HasPrefix(s, tokenwatch.HashPrefix) {
-		return netip.Addr{}, false
-	}
-	addr, err := netip.ParseAddr(s)
-	return addr.Unmap(), err == nil
 }
 
 // newNetwork remembers where t is, and reports whether it has not been there.
