@@ -232,7 +232,7 @@ var attacks = []struct {
 		}); err != nil {
 			w.T.Fatal(err)
 		}
-		want.TokenID, want.Detail = token.Data.TokenID, "without a revocation in the log that names it"
+		want.TokenID, want.Detail = token.Data.TokenID, "no revocation in the log names it"
 	}},
 	{"outside_bound_cidrs", "a leaked token", "critical", "", func(w *watched, want *alerted) {
 		token := w.Issue("bound", nil)
@@ -267,7 +267,7 @@ var attacks = []struct {
 		token := w.Issue("watched-api_key", nil)
 		w.Introspect(token.Data.Token, fields{"client_ip": "81.2.69.142"})
 		w.Introspect(token.Data.Token, fields{"client_ip": "198.51.100.1"})
-		want.TokenID, want.Where, want.Detail = token.Data.TokenID, "198.51.100.1", "nobody travels so fast"
+		want.TokenID, want.Where, want.Detail = token.Data.TokenID, "198.51.100.1", "nobody travels that fast"
 	}},
 	{"unexpected_location", "in another country", "warning", travelled, func(w *watched, want *alerted) {
 		w = w.atMount(located)
@@ -283,7 +283,7 @@ var attacks = []struct {
 				w.Issue("watched-bearer", nil)
 			}
 		})
-		want.Role, want.Detail = "watched-bearer", "its mean is"
+		want.Role, want.Detail = "watched-bearer", "the mean is"
 	}},
 	{"mass_revocation", "one by one", "critical", "", func(w *watched, want *alerted) {
 		for range 25 {
@@ -300,15 +300,15 @@ var attacks = []struct {
 	{"role_widened", "scopes, networks and times", "warning", "", func(w *watched, want *alerted) {
 		w.as(w.operator, "POST", "tokens/roles/growing", fields{"token_type": "bearer", "allowed_scopes": "a:*", "bound_cidrs": "10.0.0.0/8", "max_ttl": "1h"})
 		w.as(w.operator, "PATCH", "tokens/roles/growing", fields{"allowed_scopes": []string{"a:b", "admin"}, "bound_cidrs": []string{"10.1.0.0/16", "0.0.0.0/0"}, "max_ttl": nil})
-		want.Role, want.Detail = "growing", "allowed_scopes has gained admin; bound_cidrs has gained 0.0.0.0/0; max_ttl was 1h0m0s and has no limit"
+		want.Role, want.Detail = "growing", "allowed_scopes gained admin; bound_cidrs gained 0.0.0.0/0; max_ttl of 1h0m0s was removed"
 	}},
 	{"role_widened", "a ceiling", "warning", "", func(w *watched, want *alerted) {
 		w.as(w.operator, "POST", "tokens/config", fields{"max_ttl": "24h", "allowed_scopes": "orders:*"})
 		w.as(w.operator, "POST", "tokens/config", fields{"max_ttl": "240h", "allowed_scopes": "*"})
-		want.Detail = "allowed_scopes has gained *; max_ttl was raised from 24h0m0s to 240h0m0s"
+		want.Detail = "allowed_scopes gained *; max_ttl was raised from 24h0m0s to 240h0m0s"
 		w.as(w.operator, "POST", "tokens/config", fields{"max_ttl": 0})
 		want.Count = 2
-		want.Detail = "max_ttl was 240h0m0s and has no limit"
+		want.Detail = "max_ttl of 240h0m0s was removed"
 	}},
 	{"signing_key", "rotated", "info", "", func(w *watched, want *alerted) {
 		w.as(w.operator, "POST", "tokens/keys/spare", fields{"algorithm": "ES256"})

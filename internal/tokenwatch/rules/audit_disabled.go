@@ -13,8 +13,8 @@ func (s *AuditDisabled) definition() definition {
 	return definition{
 		name:     "audit_disabled",
 		settings: s,
-		meaning:  "Somebody disabled an audit device, or tried to. It is what an attacker does first.",
-		advice:   "Enable it again at once (vault audit enable), and look at everything that the caller did since, in the log of another device or at a load balancer.",
+		meaning:  "Someone disabled an audit device, or tried to. This is often an attacker's first step.",
+		advice:   "Enable it again at once (vault audit enable), and check everything the caller has done since, in the log of another device or at a load balancer.",
 	}
 }
 
@@ -33,10 +33,10 @@ func (r *auditDisabled) Observe(e *tokenwatch.Event, emit func(tokenwatch.Alert)
 	if e.Kind != tokenwatch.KindAuditDisable || r.ignore.has(e) {
 		return
 	}
-	a := r.finding(e, e.Name, "An audit device was disabled")
-	a.Detail = "Device " + e.Name + ". If it is the one that is read here, nothing will be seen from now on."
+	a := r.finding(e, e.Name, "Audit device was disabled")
+	a.Detail = "Device " + e.Name + ". If tokenwatch reads this device, it sees nothing from now on."
 	if e.Failed() {
-		a.Title, a.Detail = "Somebody tried to disable an audit device", "Device "+e.Name+"; Vault refused it."
+		a.Title, a.Detail = "Someone tried to disable an audit device", "Device "+e.Name+"; Vault refused it."
 		a.Key += " refused"
 	}
 	emit(a)

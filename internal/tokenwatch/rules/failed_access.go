@@ -10,18 +10,18 @@ import (
 // FailedAccess finds callers whose requests are refused again and again.
 type FailedAccess struct {
 	Common         `yaml:",inline"`
-	Threshold      int           `yaml:"threshold" help:"Refused requests of one entity, or from one address, within the window."`
-	MountThreshold int           `yaml:"mount_threshold" help:"The same for a mount, whoever asks: an attack from many addresses."`
+	Threshold      int           `yaml:"threshold" help:"Refused requests from one entity, or from one address, within the window."`
+	MountThreshold int           `yaml:"mount_threshold" help:"Refused requests to one mount within the window, from any caller: an attack from many addresses."`
 	Window         time.Duration `yaml:"window" help:"Length of the window."`
-	MaxClients     int           `yaml:"max_clients" help:"Entities and addresses, each, that are remembered."`
+	MaxClients     int           `yaml:"max_clients" help:"Entities remembered, and as many addresses."`
 }
 
 func (s *FailedAccess) definition() definition {
 	return definition{
 		name:     "failed_access",
 		settings: s,
-		meaning:  "Requests to the engine are refused again and again: no permission, no valid Vault token, or a request that is not valid. Somebody tries what they may not do, or a client is misconfigured.",
-		advice:   "Find out who it is by entity or address. If it is not a client of yours, revoke its Vault token (vault token revoke -accessor) and block the address; if it is, mend its policy or configuration.",
+		meaning:  "Requests to the engine are repeatedly refused: no permission, no valid Vault token, or an invalid request. Someone is trying what they may not do, or a client is misconfigured.",
+		advice:   "Identify the caller by entity or address. If it is not one of your clients, revoke its Vault token (vault token revoke -accessor) and block the address. If it is, fix its policy or configuration.",
 	}
 }
 
@@ -57,11 +57,11 @@ func (r *failedAccess) Observe(e *tokenwatch.Event, emit func(tokenwatch.Alert))
 	mount := r.mounts.add(e.Namespace+"/"+e.Mount, e.Time, e.RemoteAddress)
 	switch {
 	case entity.events > 0:
-		emit(r.alert(e, "entity "+e.EntityID, "Requests of one entity are refused again and again", entity))
+		emit(r.alert(e, "entity "+e.EntityID, "Repeated requests from one entity were refused", entity))
 	case address.events > 0:
-		emit(r.alert(e, "address "+e.RemoteAddress, "Requests from one address are refused again and again", address))
+		emit(r.alert(e, "address "+e.RemoteAddress, "Repeated requests from one address were refused", address))
 	case mount.events > 0:
-		a := r.alert(e, "mount "+e.Namespace+"/"+e.Mount, "Requests to one mount are refused again and again", mount)
+		a := r.alert(e, "mount "+e.Namespace+"/"+e.Mount, "Repeated requests to one mount were refused", mount)
 		a.Who, a.EntityID, a.Where = "many clients", "", manyAddresses(mount.Window)
 		emit(a)
 	}
@@ -77,11 +77,11 @@ func manyAddresses(w *Window) string {
 func (r *failedAccess) alert(e *tokenwatch.Event, key, title string, b burst) tokenwatch.Alert {
 	a := r.finding(e, key, title)
 	a.First, a.Count = b.first, b.events
-	what := "the request is not valid"
+	what := "invalid request"
 	if e.Denied {
 		what = "permission denied"
 	}
-	a.Detail = "Last: " + e.Operation + " " + e.Path + ", " + what + "."
+	a.Detail = "Last request: " + e.Operation + " " + e.Path + ", " + what + "."
 	a.TokenID, a.LeaseID = "", ""
 	return a
 }

@@ -10,17 +10,17 @@ import (
 // InactiveBurst finds many introspections of tokens that are not active.
 type InactiveBurst struct {
 	Common     `yaml:",inline"`
-	Threshold  int           `yaml:"threshold" help:"Such introspections for one client address, or by one API server, within the window."`
+	Threshold  int           `yaml:"threshold" help:"Introspections that find no live token, for one client address or by one API server, within the window."`
 	Window     time.Duration `yaml:"window" help:"Length of the window."`
-	MaxClients int           `yaml:"max_clients" help:"Client addresses and API servers, each, that are remembered."`
+	MaxClients int           `yaml:"max_clients" help:"Client addresses remembered, and as many API servers."`
 }
 
 func (s *InactiveBurst) definition() definition {
 	return definition{
 		name:     "inactive_burst",
 		settings: s,
-		meaning:  "Many introspections find no live token. Somebody is guessing tokens or trying a stolen list, or a client goes on with dead ones.",
-		advice:   "Block the client address at the API server or before it. If the tokens are few and yours, have the client get new ones.",
+		meaning:  "Many introspections find no live token. Someone is guessing tokens or trying a stolen list, or a client keeps using dead ones.",
+		advice:   "Block the client address at the API server or in front of it. If the tokens are few and yours, have the client request new ones.",
 	}
 }
 
@@ -54,11 +54,11 @@ func (r *inactiveBurst) Observe(e *tokenwatch.Event, emit func(tokenwatch.Alert)
 	server := r.servers.add(e.Mount+" "+e.Client(), e.Time, e.TokenHash)
 	switch {
 	case client.events > 0:
-		a := r.alert(e, "client "+e.Mount+" "+e.ClientIP, "One client presents many tokens that are not active", client)
+		a := r.alert(e, "client "+e.Mount+" "+e.ClientIP, "Client presented many inactive tokens", client)
 		a.Where = clientAddress(e.ClientIP)
 		emit(a)
 	case server.events > 0:
-		emit(r.alert(e, "server "+e.Mount+" "+e.Client(), "One API server is shown many tokens that are not active", server))
+		emit(r.alert(e, "server "+e.Mount+" "+e.Client(), "API server received many inactive tokens", server))
 	}
 }
 
@@ -69,11 +69,11 @@ func (r *inactiveBurst) alert(e *tokenwatch.Event, key, title string, b burst) t
 	a.TokenID, a.Role = "", ""
 	switch n := b.distinct(); {
 	case n == 0:
-		a.Detail = "Many different tokens: somebody is guessing, or tries a list."
+		a.Detail = "Many different tokens: someone is guessing or trying a stolen list."
 	case n > 3:
-		a.Detail = fmt.Sprintf("About %d different tokens: somebody is guessing, or tries a list.", n)
+		a.Detail = fmt.Sprintf("About %d different tokens: someone is guessing or trying a stolen list.", n)
 	default:
-		a.Detail = "The same few tokens again and again: a client goes on with a token that has expired or was revoked."
+		a.Detail = "The same few tokens, repeatedly: a client keeps using tokens that have expired or were revoked."
 	}
 	return a
 }

@@ -14,8 +14,8 @@ func TestInactiveBurst(t *testing.T) {
 		key      string
 		detail   string
 	}{
-		"guessing, from a known address":    {"192.0.2.66", 20, "client ", "somebody is guessing"},
-		"guessing, from an unknown one":     {"", 20, "server ", "somebody is guessing"},
+		"guessing, from a known address":    {"192.0.2.66", 20, "client ", "someone is guessing"},
+		"guessing, from an unknown one":     {"", 20, "server ", "someone is guessing"},
 		"one token again and again":         {"192.0.2.66", 1, "client ", "same few tokens"},
 		"the same, from an unknown address": {"", 1, "server ", "same few tokens"},
 	} {

@@ -14,18 +14,18 @@ import (
 type IssuanceSpike struct {
 	Common   `yaml:",inline"`
 	Window   time.Duration `yaml:"window" help:"Tokens are counted per window."`
-	Learning time.Duration `yaml:"learning" help:"How long a role is looked at before there can be an alert."`
-	Factor   float64       `yaml:"factor" help:"How many times the role's mean makes a spike. It has to be above 1.5 times its past peak, too, which fades by half in about 700 windows."`
-	Minimum  int           `yaml:"minimum" help:"Fewer tokens in a window are never a spike."`
-	MaxRoles int           `yaml:"max_roles" help:"Roles that are remembered."`
+	Learning time.Duration `yaml:"learning" help:"How long a role is observed before it can raise an alert."`
+	Factor   float64       `yaml:"factor" help:"How many times the role's mean makes a spike. It must also exceed 1.5 times the role's past peak, which halves about every 700 windows."`
+	Minimum  int           `yaml:"minimum" help:"Fewer tokens than this in a window are never a spike."`
+	MaxRoles int           `yaml:"max_roles" help:"Roles remembered."`
 }
 
 func (s *IssuanceSpike) definition() definition {
 	return definition{
 		name:     "issuance_spike",
 		settings: s,
-		meaning:  "A role issues far more tokens than it used to: a client has lost its cache or loops, or somebody is stocking up.",
-		advice:   "Look which entity asks for them. Set max_tokens on the role; if it is an attack, revoke the entity's Vault tokens and then the role's leases (vault lease revoke -prefix <mount>/creds/<role>).",
+		meaning:  "A role issues far more tokens than usual: a client lost its cache or is in a loop, or someone is stockpiling tokens.",
+		advice:   "Find the entity that requests them. Set max_tokens on the role. If it is an attack, revoke the entity's Vault tokens and then the role's leases (vault lease revoke -prefix <mount>/creds/<role>).",
 	}
 }
 
@@ -75,11 +75,11 @@ func (r *issuanceSpike) Observe(e *tokenwatch.Event, emit func(tokenwatch.Alert)
 	if float64(p.Count) <= limit || time.Duration(p.Windows)*r.set.Window < r.set.Learning {
 		return
 	}
-	a := r.finding(e, key, "A role issues far more tokens than usual")
+	a := r.finding(e, key, "Role issued far more tokens than usual")
 	if float64(p.Count-1) <= limit { // crossed just now: the whole window counts
 		a.First, a.Count = time.Unix(0, window*int64(r.set.Window)).UTC(), p.Count
 	}
-	a.Detail = fmt.Sprintf("%d tokens in %v; its mean is %.1f, its peak was %.0f.", p.Count, r.set.Window, p.Mean, p.Peak)
+	a.Detail = fmt.Sprintf("%d tokens in %v; the mean is %.1f, the past peak was %.0f.", p.Count, r.set.Window, p.Mean, p.Peak)
 	a.TokenID, a.LeaseID = "", ""
 	emit(a)
 }

@@ -10,17 +10,17 @@ import (
 // by mistake, or somebody answering an incident.
 type MassRevocation struct {
 	Common     `yaml:",inline"`
-	Threshold  int           `yaml:"threshold" help:"Tokens that one caller revokes one by one within the window. A lease prefix, a role's kill switch and unmounting count at once."`
+	Threshold  int           `yaml:"threshold" help:"Tokens that one caller revokes one by one within the window. Revoking a lease prefix or all tokens of a role, and unmounting, raise an alert at once."`
 	Window     time.Duration `yaml:"window" help:"Length of the window."`
-	MaxClients int           `yaml:"max_clients" help:"Callers that are remembered."`
+	MaxClients int           `yaml:"max_clients" help:"Callers remembered."`
 }
 
 func (s *MassRevocation) definition() definition {
 	return definition{
 		name:     "mass_revocation",
 		settings: s,
-		meaning:  "Many tokens end at once, by one caller: an incident being answered, a mistake, or sabotage.",
-		advice:   "Ask the caller. If it was not meant, take away their Vault token, and have applications request new tokens: what was revoked does not come back.",
+		meaning:  "One caller ends many tokens at once: an incident response, a mistake, or sabotage.",
+		advice:   "Ask the caller. If it was not intended, revoke their Vault token and have applications request new tokens: revoked tokens cannot be restored.",
 	}
 }
 
@@ -47,11 +47,11 @@ func (r *massRevocation) Observe(e *tokenwatch.Event, emit func(tokenwatch.Alert
 		r.count(e, emit)
 		return
 	case tokenwatch.KindLeasePrefix:
-		title = "All leases under a prefix are revoked"
+		title = "All leases under a prefix were revoked"
 	case tokenwatch.KindRevokeRole:
-		title = "All tokens of a role are revoked"
+		title = "All tokens of a role were revoked"
 	case tokenwatch.KindMountDisable:
-		title = "The engine is unmounted, and all its tokens end"
+		title = "Engine was unmounted, which ends all its tokens"
 	default:
 		return
 	}
@@ -69,7 +69,7 @@ func (r *massRevocation) count(e *tokenwatch.Event, emit func(tokenwatch.Alert))
 	if b.events == 0 {
 		return
 	}
-	a := r.finding(e, "caller "+key, "One caller revokes many tokens")
+	a := r.finding(e, "caller "+key, "One caller revoked many tokens")
 	a.First, a.Count = b.first, b.events
 	a.TokenID, a.LeaseID, a.Role = "", "", ""
 	emit(a)

@@ -7,8 +7,8 @@ import (
 // OneAddress tells when all requests seem to come from one address.
 type OneAddress struct {
 	Common   `yaml:",inline"`
-	Requests int `yaml:"requests" help:"Requests to a mount before it is said."`
-	Clients  int `yaml:"clients" range:"2-64" help:"Different callers among them, at least."`
+	Requests int `yaml:"requests" help:"Requests to a mount before an alert."`
+	Clients  int `yaml:"clients" range:"2-64" help:"Least number of different callers among them."`
 }
 
 func (s *OneAddress) definition() definition {
@@ -16,7 +16,7 @@ func (s *OneAddress) definition() definition {
 		name:     "one_address",
 		settings: s,
 		meaning:  "Different callers all have the same address: Vault is behind a proxy whose X-Forwarded-For it does not trust.",
-		advice:   "Set x_forwarded_for_authorized_addrs on Vault's listener to the proxy's address. Otherwise rules that go by address are blind.",
+		advice:   "Set x_forwarded_for_authorized_addrs on Vault's listener to the proxy's address. Until then, rules that go by address cannot tell clients apart.",
 	}
 }
 
@@ -64,9 +64,9 @@ func (r *oneAddress) Observe(e *tokenwatch.Event, emit func(tokenwatch.Alert)) {
 	if c.Requests < r.set.Requests || len(c.Clients) < r.set.Clients || c.Requests%r.set.Requests != 0 || r.ignore.has(e) {
 		return
 	}
-	a := r.finding(e, mount+c.Address, "All requests come from one address")
+	a := r.finding(e, mount+c.Address, "All requests came from one address")
 	a.Who, a.EntityID, a.TokenID, a.LeaseID, a.Role, a.Count = "different callers", "", "", "", "", int64(r.set.Requests)
-	a.Detail = "Vault sees a proxy, not its clients: rules about addresses see nothing."
+	a.Detail = "Vault sees a proxy instead of its clients: rules that go by address cannot tell them apart."
 	emit(a)
 }
 

@@ -14,8 +14,8 @@ func (s *OutsideBoundCIDRs) definition() definition {
 	return definition{
 		name:     "outside_bound_cidrs",
 		settings: s,
-		meaning:  "A live token is presented from a network that its role is not bound to: it has leaked, or a client has moved.",
-		advice:   "Revoke the token by its token_id (vault delete <mount>/tokens/<token_id>) unless its owner has moved; then correct bound_cidrs of the role.",
+		meaning:  "A live token is presented from outside the networks that its role is bound to: the token leaked, or its client moved.",
+		advice:   "Revoke the token by its token_id (vault delete <mount>/tokens/<token_id>), unless its owner has moved: then correct the role's bound_cidrs.",
 	}
 }
 
@@ -35,14 +35,14 @@ func (r *outsideBoundCIDRs) Observe(e *tokenwatch.Event, emit func(tokenwatch.Al
 		return
 	}
 	if e.ClientIP == "" {
-		a := r.finding(e, "server "+e.Mount+e.Client(), "An API server does not say where tokens come from")
+		a := r.finding(e, "server "+e.Mount+e.Client(), "API server sent no client_ip for a token bound to networks")
 		a.Severity, a.Who = tokenwatch.SeverityInfo, "API server "+a.Who
-		a.Detail = "The token is bound to networks, and is refused as long as the API server sends no client_ip."
+		a.Detail = "The token is refused as long as the API server sends no client_ip."
 		a.Advice = "Have the API server send client_ip with each introspection."
 		emit(a)
 		return
 	}
-	a := r.finding(e, e.Mount+e.TokenID+e.ClientIP, "A token is presented from outside of its networks")
-	a.Who, a.Where = "shown to API server "+a.Who, "client address "+tokenwatch.ShortHash(e.ClientIP)
+	a := r.finding(e, e.Mount+e.TokenID+e.ClientIP, "Token was presented from outside its bound networks")
+	a.Who, a.Where = "presented to API server "+a.Who, "client address "+tokenwatch.ShortHash(e.ClientIP)
 	emit(a)
 }

@@ -18,16 +18,16 @@ import (
 // has been revoked, whichever way.
 type RevokedToken struct {
 	Common    `yaml:",inline"`
-	Grace     time.Duration `yaml:"grace" range:"0" help:"For how long after a revocation that is in the log its use is not reported: requests that were under way."`
-	MaxTokens int           `yaml:"max_tokens" help:"Tokens that are remembered, about 400 bytes each; those that were used least recently are forgotten."`
+	Grace     time.Duration `yaml:"grace" range:"0" help:"How long after a revocation in the log use of the token is not reported, which spares requests under way."`
+	MaxTokens int           `yaml:"max_tokens" help:"Tokens remembered, about 400 bytes each; the least recently used are dropped."`
 }
 
 func (s *RevokedToken) definition() definition {
 	return definition{
 		name:     "revoked_token",
 		settings: s,
-		meaning:  "A token is presented that was revoked before it expired. Its holder does not know, or is a thief whose token you took away.",
-		advice:   "Find the client by its address. If it is not the token's owner, treat the token as stolen: look for what it did before it was revoked, by its token_id in the audit log.",
+		meaning:  "A revoked token is presented before it would have expired. Its holder does not know that it was revoked, or stole it.",
+		advice:   "Find the client by its address. If it does not own the token, treat the token as stolen: search the audit log for its token_id to see what was done with it before it was revoked.",
 	}
 }
 
@@ -145,15 +145,15 @@ func (r *revokedToken) check(e *tokenwatch.Event, emit func(tokenwatch.Alert)) {
 	if !end.At.IsZero() && e.Time.Before(end.At.Add(r.grace)) {
 		return
 	}
-	a := r.finding(e, e.Mount+t.ID, "A revoked token is presented")
-	a.Who = "shown to API server " + a.Who
+	a := r.finding(e, e.Mount+t.ID, "Revoked token was presented")
+	a.Who = "presented to API server " + a.Who
 	if e.ClientIP != "" {
 		a.Where = clientAddress(e.ClientIP)
 	}
 	a.TokenID, a.Role, a.LeaseID = t.ID, t.Role, t.Lease
-	a.Detail = "It ended before its time, without a revocation in the log that names it: with the Vault login it was leased to, its lease prefix, its role or its key."
+	a.Detail = "Inactive before it expired, although no revocation in the log names it: it ended with its Vault login, lease prefix, role or key."
 	if !end.At.IsZero() {
-		a.Detail = "It was revoked at " + end.At.Format(time.RFC3339) + " " + end.How + "."
+		a.Detail = "Revoked at " + end.At.Format(time.RFC3339) + " " + end.How + "."
 	}
 	emit(a)
 }

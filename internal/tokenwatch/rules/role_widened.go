@@ -15,15 +15,15 @@ import (
 // before, and mounts whose ceilings were raised.
 type RoleWidened struct {
 	Common   `yaml:",inline"`
-	MaxRoles int `yaml:"max_roles" help:"Roles and mounts that are remembered. What one was before has to be in the log: it was created, written or read."`
+	MaxRoles int `yaml:"max_roles" help:"Roles and mounts remembered. The earlier settings must be in the log, from when they were created, written or read."`
 }
 
 func (s *RoleWidened) definition() definition {
 	return definition{
 		name:     "role_widened",
 		settings: s,
-		meaning:  "A role may do more or issue longer-lived tokens than before, or a mount's ceiling was raised. Tuning a mount is seen as far as its values are readable.",
-		advice:   "Compare with what was approved. If it was not, write the old settings back, and revoke what the role issued since.",
+		meaning:  "A role allows more or issues longer-lived tokens than before, or a mount's limits were raised. Tuning a mount is detected only if the log shows its values.",
+		advice:   "Compare the change with what was approved. If it was not approved, restore the old settings and revoke the tokens that the role has issued since.",
 	}
 }
 
@@ -77,9 +77,9 @@ func (r *roleWidened) Observe(e *tokenwatch.Event, emit func(tokenwatch.Alert)) 
 	if len(gains) == 0 || r.ignore.has(e) {
 		return
 	}
-	title := "A role was widened"
+	title := "Role was widened"
 	if e.Kind != tokenwatch.KindRoleWrite {
-		title = "A ceiling over all roles of a mount was raised"
+		title = "Limits on all roles of a mount were raised"
 	}
 	a := r.finding(e, key, title)
 	a.Detail = strings.Join(gains, "; ") + "."
@@ -135,7 +135,7 @@ func widened(before, now *tokenwatch.RequestSettings) (gains []string) {
 				covered = covered || covers(o, n)
 			}
 			if !covered {
-				gains = append(gains, name+" has gained "+tokenwatch.ShortHash(n))
+				gains = append(gains, name+" gained "+tokenwatch.ShortHash(n))
 			}
 		}
 	}
@@ -170,7 +170,7 @@ func raised[T time.Duration | int64](name string, before, now *T) []string {
 		return nil
 	}
 	if *now == 0 {
-		return []string{fmt.Sprintf("%s was %v and has no limit of its own now", name, *before)}
+		return []string{fmt.Sprintf("%s of %v was removed", name, *before)}
 	}
 	return []string{fmt.Sprintf("%s was raised from %v to %v", name, *before, *now)}
 }

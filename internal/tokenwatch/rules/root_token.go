@@ -13,8 +13,8 @@ func (s *RootToken) definition() definition {
 	return definition{
 		name:     "root_token",
 		settings: s,
-		meaning:  "A request to the engine was made with a root token, which no policy bounds and nobody should have in daily work.",
-		advice:   "Find out who holds it and why, and revoke it (vault token revoke -accessor). Give them a policy for what they do.",
+		meaning:  "A request to the engine used a root token, which no policy restricts and nobody should use for daily work.",
+		advice:   "Find out who holds it and why, then revoke it (vault token revoke -accessor). Give the holder a policy for their work.",
 	}
 }
 
@@ -34,6 +34,6 @@ func (r *rootToken) Observe(e *tokenwatch.Event, emit func(tokenwatch.Alert)) {
 		return
 	}
 	a := r.finding(e, e.Namespace+"/"+e.Mount+e.Accessor, "A root token is used on the engine")
-	a.Detail = "Last: " + e.Operation + " " + e.Path + "."
+	a.Detail = "Last request: " + e.Operation + " " + e.Path + "."
 	emit(a)
 }

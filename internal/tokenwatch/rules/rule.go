@@ -24,9 +24,9 @@ type ruleSettings interface {
 
 // Common is what the settings of every rule begin with.
 type Common struct {
-	Enabled  bool                `yaml:"enabled" help:"Whether the rule is looked at."`
+	Enabled  bool                `yaml:"enabled" help:"Whether the rule runs."`
 	Severity tokenwatch.Severity `yaml:"severity" help:"info, warning or critical."`
-	Ignore   []string            `yaml:"ignore" help:"What the rule leaves alone: entity ids, display names, roles, token ids, mounts, addresses or networks."`
+	Ignore   []string            `yaml:"ignore" help:"What the rule ignores: entity ids, display names, roles, token ids, mounts, addresses or networks."`
 }
 
 func enabled(severity tokenwatch.Severity) Common { return Common{Enabled: true, Severity: severity} }
@@ -67,7 +67,7 @@ func who(e *tokenwatch.Event) string {
 	}
 	switch {
 	case id == "" && e.DisplayName == "":
-		return "somebody without a valid Vault token"
+		return "a caller without a valid Vault token"
 	case id == "":
 		return e.DisplayName
 	case e.DisplayName == "":

@@ -8,15 +8,15 @@ import (
 // engine itself is not in the audit log.
 type SigningKey struct {
 	Common          `yaml:",inline"`
-	RotatedSeverity tokenwatch.Severity `yaml:"rotated_severity" help:"Severity of an orderly rotation, after which all tokens stay valid. severity is that of an emergency; a deletion is a warning."`
+	RotatedSeverity tokenwatch.Severity `yaml:"rotated_severity" help:"Severity of a normal rotation, after which all tokens stay valid. An emergency rotation has the rule's severity; a deletion is a warning."`
 }
 
 func (s *SigningKey) definition() definition {
 	return definition{
 		name:     "signing_key",
 		settings: s,
-		meaning:  "Somebody rotated a signing key, deleted it, or dropped it in an emergency, after which every JWT that it signed is invalid.",
-		advice:   "If nobody planned it, ask who it was. After an emergency, make sure that verifiers have fetched the key set again and applications new tokens.",
+		meaning:  "Someone rotated a signing key, deleted it, or dropped it in an emergency rotation, which invalidates every JWT that it signed.",
+		advice:   "If it was not planned, ask the caller. After an emergency rotation, make sure that verifiers have fetched the key set again and applications have new tokens.",
 	}
 }
 
@@ -42,11 +42,11 @@ func (r *signingKey) Observe(e *tokenwatch.Event, emit func(tokenwatch.Alert)) {
 	severity := r.severity
 	switch e.Kind {
 	case tokenwatch.KindKeyRotate:
-		title, severity = "A signing key was rotated", r.rotated
+		title, severity = "Signing key was rotated", r.rotated
 	case tokenwatch.KindKeyDelete:
-		title, severity = "A signing key was deleted", tokenwatch.SeverityWarning
+		title, severity = "Signing key was deleted", tokenwatch.SeverityWarning
 	case tokenwatch.KindKeyEmergency:
-		title = "A signing key was dropped in an emergency: every JWT that it signed is invalid"
+		title = "Signing key was dropped in an emergency: every JWT that it signed is invalid"
 	default:
 		return
 	}

@@ -9,15 +9,15 @@ import (
 // Silence tells when there has been no entry of any kind for a while.
 type Silence struct {
 	Common `yaml:",inline"`
-	After  time.Duration `yaml:"after" help:"How long there has to be none. A Vault that is probed by a load balancer has entries only for requests that are audited: sys/health is not."`
+	After  time.Duration `yaml:"after" help:"How long there must be no entry. Probes of sys/health by a load balancer are not audited and do not count."`
 }
 
 func (s *Silence) definition() definition {
 	return definition{
 		name:     "silence",
 		settings: s,
-		meaning:  "There has been no entry for a while: Vault is down or nobody uses it, its audit device was disabled, or the log goes elsewhere, for example after a rotation without SIGHUP.",
-		advice:   "Look at vault status, vault audit list and the log file. When the device is gone, see audit_disabled.",
+		meaning:  "The audit log has had no entry for a while: Vault is down or nobody uses it, its audit device was disabled, or the log goes elsewhere, for example after a rotation without SIGHUP.",
+		advice:   "Check vault status, vault audit list and the log file. If the device is gone, see audit_disabled.",
 	}
 }
 
@@ -53,7 +53,7 @@ func (r *silence) Entry(t time.Time, emit func(tokenwatch.Alert)) {
 	}
 	if !last.IsZero() && t.Sub(last) >= r.after && !r.state.Fired {
 		a := r.alert(last)
-		a.Detail = "There was none until " + t.Format(time.RFC3339) + "."
+		a.Detail = "No entry until " + t.Format(time.RFC3339) + "."
 		emit(a)
 	}
 	r.state = silenceState{Last: t}
@@ -70,7 +70,7 @@ func (r *silence) Tick(now time.Time, emit func(tokenwatch.Alert)) {
 	r.state.Fired = true
 	a := r.alert(r.state.Last)
 	a.Last = now
-	a.Detail = "None has come in since " + r.arrived.UTC().Format(time.RFC3339) + "."
+	a.Detail = "No entry since " + r.arrived.UTC().Format(time.RFC3339) + "."
 	emit(a)
 }
 
@@ -81,7 +81,7 @@ func (r *silence) alert(last time.Time) tokenwatch.Alert {
 	}
 	return tokenwatch.Alert{
 		Rule: r.name, Severity: r.severity, Key: first.UTC().Format(time.RFC3339Nano),
-		Title: "Vault's audit log is silent", First: first, Last: first, Count: 1, Advice: r.advice,
+		Title: "Vault's audit log went silent", First: first, Last: first, Count: 1, Advice: r.advice,
 	}
 }
 

@@ -16,21 +16,21 @@ import (
 // been.
 type UnexpectedLocation struct {
 	Common      `yaml:",inline"`
-	Learning    time.Duration `yaml:"learning" help:"How long after an entity or token was first seen its places are learned, without alerts."`
-	IPv4Prefix  int           `yaml:"ipv4_prefix" range:"1-32" help:"Bits of an IPv4 address that make a network."`
-	IPv6Prefix  int           `yaml:"ipv6_prefix" range:"1-128" help:"Bits of an IPv6 address that make a network."`
-	MaxNetworks int           `yaml:"max_networks" range:"1-256" help:"An entity or token that was in more networks roams: its networks are not looked at any more, countries and distances still are."`
-	Speed       int           `yaml:"speed_kmh" help:"Faster than this between two places is impossible. Needs a MaxMind database with coordinates."`
-	Distance    int           `yaml:"distance_km" help:"Places nearer than this are not told apart: coordinates are rough."`
-	MaxClients  int           `yaml:"max_clients" help:"Entities and tokens that are remembered, about 500 bytes each."`
+	Learning    time.Duration `yaml:"learning" help:"How long after an entity or token is first seen its networks and countries are learned, without alerts."`
+	IPv4Prefix  int           `yaml:"ipv4_prefix" range:"1-32" help:"Length of the prefix that counts as one IPv4 network."`
+	IPv6Prefix  int           `yaml:"ipv6_prefix" range:"1-128" help:"Length of the prefix that counts as one IPv6 network."`
+	MaxNetworks int           `yaml:"max_networks" range:"1-256" help:"An entity or token seen in more networks is roaming: its networks are no longer checked, countries and distances still are."`
+	Speed       int           `yaml:"speed_kmh" help:"Travel faster than this is impossible. Needs a MaxMind database with coordinates."`
+	Distance    int           `yaml:"distance_km" help:"Locations closer together than this count as one: coordinates are rough."`
+	MaxClients  int           `yaml:"max_clients" help:"Entities and tokens remembered, about 500 bytes each."`
 }
 
 func (s *UnexpectedLocation) definition() definition {
 	return definition{
 		name:     "unexpected_location",
 		settings: s,
-		meaning:  "An entity gets tokens, or a token is used, in a network or country where it has not been, or farther away than anybody travels in the time.",
-		advice:   "Ask the owner. If it was not them, revoke the token, disable the entity (vault write identity/entity/id/<id> disabled=true) and have its credentials renewed.",
+		meaning:  "An entity requests tokens, or a token is used, from a new network or country, or from farther away than anyone could have travelled in the time.",
+		advice:   "Ask the owner. If it was not them, revoke the token, disable the entity (vault write identity/entity/id/<id> disabled=true) and replace its credentials.",
 	}
 }
 
@@ -60,6 +60,9 @@ type traveller struct {
 
 const maxCountries = 16
 
+// surprise is one thing about a place that does not fit a traveller.
+type surprise struct{ from, detail string } // end of the title, and a sentence
+
 // Observe implements tokenwatch.Rule. It looks at two things: where an entity gets
 // its tokens, which Vault sees, and where they are used, which API servers tell.
 func (r *unexpectedLocation) Observe(e *tokenwatch.Event, emit func(tokenwatch.Alert)) {
@@ -68,39 +71,39 @@ func (r *unexpectedLocation) Observe(e *tokenwatch.Event, emit func(tokenwatch.A
 	}
 	switch {
 	case e.Kind == tokenwatch.KindIssue && e.EntityID != "":
-		r.look(e, "entity "+e.EntityID, e.RemoteAddress, "An entity gets tokens from where it has not been", emit)
+		r.look(e, "entity "+e.EntityID, e.RemoteAddress, "Entity requested a token", emit)
 	case e.Kind == tokenwatch.KindIntrospect && e.Active != nil && *e.Active && e.ClientIP != "":
 		if e.TokenType == "bearer" || e.TokenType == "jwt" { // too short-lived to have habits
 			if e.ClientID != "" {
-				r.look(e, "owner "+e.Mount+e.ClientID, e.ClientIP, "Tokens of an entity are used from where they have not been", emit)
+				r.look(e, "owner "+e.Mount+e.ClientID, e.ClientIP, "Entity's token was used", emit)
 			}
 			return
 		}
-		r.look(e, "token "+e.Mount+e.TokenID, e.ClientIP, "A token is used from where it has not been", emit)
+		r.look(e, "token "+e.Mount+e.TokenID, e.ClientIP, "Token was used", emit)
 	}
 }
 
-func (r *unexpectedLocation) look(e *tokenwatch.Event, key, address, title string, emit func(tokenwatch.Alert)) {
+func (r *unexpectedLocation) look(e *tokenwatch.Event, key, address, what string, emit func(tokenwatch.Alert)) {
 	t, ok := r.clients.Get(key)
 	if !ok {
 		t = &traveller{Since: e.Time}
 		r.clients.Add(key, t)
 	}
-	var findings []string
+	var findings []surprise
 	addr, readable := parseAddress(address)
 	isNew := r.newNetwork(t, address, addr, readable)
 	learned := e.Time.Sub(t.Since) >= r.set.Learning
 	if isNew && learned {
-		findings = append(findings, "The network is new.")
+		findings = append(findings, surprise{"from a new network", "The network is new."})
 	}
 	if r.locate != nil && readable {
 		if place, ok := r.locate.Locate(addr); ok {
 			findings = append(findings, r.travel(t, place, e.Time, learned)...)
 		}
 	}
-	for _, detail := range findings {
-		a := r.finding(e, key+" "+address+detail, title)
-		a.Detail = detail
+	for _, s := range findings {
+		a := r.finding(e, key+" "+address+s.detail, what+" "+s.from)
+		a.Detail = s.detail
 		if e.Kind == tokenwatch.KindIntrospect {
 			a.Who, a.EntityID, a.Where = "entity "+e.ClientID, e.ClientID, "client address "+tokenwatch.ShortHash(address)
 		}
@@ -136,10 +139,10 @@ func (r *unexpectedLocation) newNetwork(t *traveller, address string, addr netip
 	return true
 }
 
-func (r *unexpectedLocation) travel(t *traveller, place geo.Place, now time.Time, learned bool) (findings []string) {
+func (r *unexpectedLocation) travel(t *traveller, place geo.Place, now time.Time, learned bool) (findings []surprise) {
 	if !slices.Contains(t.Countries, place.Country) {
 		if len(t.Countries) > 0 && learned {
-			findings = append(findings, "The country is new: "+place.Country+".")
+			findings = append(findings, surprise{"from a new country", "The country is new: " + place.Country + "."})
 		}
 		if len(t.Countries) < maxCountries {
 			t.Countries = append(t.Countries, place.Country)
@@ -151,8 +154,8 @@ func (r *unexpectedLocation) travel(t *traveller, place geo.Place, now time.Time
 	if t.Last.HasCoordinates {
 		km, hours := geo.Kilometres(t.Last, place), max(0, now.Sub(t.LastAt).Hours())
 		if km >= float64(r.set.Distance) && km > hours*float64(r.set.Speed) {
-			findings = append(findings, fmt.Sprintf("That is %.0f km from where it was %s before (%s, now %s): nobody travels so fast.",
-				km, now.Sub(t.LastAt).Round(time.Second), t.Last.Country, place.Country))
+			findings = append(findings, surprise{"from an impossible distance", fmt.Sprintf("That is %.0f km from its location %s earlier (%s, now %s): nobody travels that fast.",
+				km, now.Sub(t.LastAt).Round(time.Second), t.Last.Country, place.Country)})
 		}
 	}
 	t.Last, t.LastAt = place, now

@@ -24,7 +24,7 @@ func TestTravel(t *testing.T) {
 	if a := observe(r, use(0, "1.1.1.1"), use(time.Hour, "1.1.1.2")); len(a) != 0 {
 		t.Errorf("a train ride: %+v", a)
 	}
-	if a := observe(r, use(2*time.Hour, "2.2.2.2")); len(a) != 1 || !strings.Contains(a[0].Detail, "nobody travels so fast") {
+	if a := observe(r, use(2*time.Hour, "2.2.2.2")); len(a) != 1 || !strings.Contains(a[0].Detail, "nobody travels that fast") {
 		t.Errorf("to the other side of the world in an hour: %+v", a)
 	}
 	if a := observe(r, use(30*time.Hour, "1.1.1.1")); len(a) != 0 {
