@@ -4,7 +4,7 @@ import (
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch"
 )
 
-// AuditDisabled tells when an audit device is disabled, or somebody tries.
+// AuditDisabled reports audit devices that are disabled, and attempts to do so.
 type AuditDisabled struct {
 	Common `yaml:",inline"`
 }

@@ -7,7 +7,7 @@ import (
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch"
 )
 
-// FailedAccess finds callers whose requests are refused again and again.
+// FailedAccess finds callers whose requests are repeatedly refused.
 type FailedAccess struct {
 	Common         `yaml:",inline"`
 	Threshold      int           `yaml:"threshold" help:"Refused requests from one entity, or from one address, within the window."`

@@ -7,7 +7,7 @@ import (
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch"
 )
 
-// ignoreList tells what a rule leaves alone.
+// ignoreList is what a rule ignores.
 type ignoreList struct {
 	words    map[string]bool
 	networks []netip.Prefix

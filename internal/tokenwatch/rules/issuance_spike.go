@@ -10,7 +10,7 @@ import (
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch"
 )
 
-// IssuanceSpike finds roles that issue far more tokens than they used to.
+// IssuanceSpike finds roles that issue far more tokens than usual.
 type IssuanceSpike struct {
 	Common   `yaml:",inline"`
 	Window   time.Duration `yaml:"window" help:"Tokens are counted per window."`
@@ -45,17 +45,17 @@ type issuanceSpike struct {
 
 // pace is what a role issued. Fields are exported for the checkpoint.
 type pace struct {
-	Window  int64 // number of the current one
+	Window  int64 // number of the current window
 	Count   int64 // in it
-	Windows int64 // that have passed since the role was first seen
+	Windows int64 // completed since the role was first seen
 	Mean    float64
 	Peak    float64
 }
 
 const (
-	weight = 0.05  // of a window in the mean: about the last twenty count
-	fading = 0.999 // of the peak, per window
-	above  = 1.5   // the past peak
+	meanWeight = 0.05  // of the latest window: the mean covers about twenty
+	peakDecay  = 0.999 // per window
+	peakFactor = 1.5   // a spike exceeds the past peak by this
 )
 
 func (r *issuanceSpike) Observe(e *tokenwatch.Event, emit func(tokenwatch.Alert)) {
@@ -71,7 +71,7 @@ func (r *issuanceSpike) Observe(e *tokenwatch.Event, emit func(tokenwatch.Alert)
 	}
 	p.advance(window)
 	p.Count++
-	limit := max(r.set.Factor*p.Mean, above*p.Peak, float64(r.set.Minimum-1))
+	limit := max(r.set.Factor*p.Mean, peakFactor*p.Peak, float64(r.set.Minimum-1))
 	if float64(p.Count) <= limit || time.Duration(p.Windows)*r.set.Window < r.set.Learning {
 		return
 	}
@@ -93,11 +93,11 @@ func (p *pace) advance(window int64) {
 	if p.Windows == 0 {
 		p.Mean = float64(p.Count)
 	} else {
-		p.Mean += weight * (float64(p.Count) - p.Mean)
+		p.Mean += meanWeight * (float64(p.Count) - p.Mean)
 	}
-	p.Peak = max(p.Peak*fading, float64(p.Count))
-	p.Mean *= math.Pow(1-weight, float64(gap-1)) // windows without any
-	p.Peak *= math.Pow(fading, float64(gap-1))
+	p.Peak = max(p.Peak*peakDecay, float64(p.Count))
+	p.Mean *= math.Pow(1-meanWeight, float64(gap-1)) // windows without any
+	p.Peak *= math.Pow(peakDecay, float64(gap-1))
 	p.Windows += gap
 	p.Window, p.Count = window, 0
 }

@@ -6,8 +6,8 @@ import (
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch"
 )
 
-// MassRevocation finds many tokens ended at once: an outage made on purpose or
-// by mistake, or somebody answering an incident.
+// MassRevocation finds many tokens revoked at once: sabotage, a mistake, or the
+// response to an incident.
 type MassRevocation struct {
 	Common     `yaml:",inline"`
 	Threshold  int           `yaml:"threshold" help:"Tokens that one caller revokes one by one within the window. Revoking a lease prefix or all tokens of a role, and unmounting, raise an alert at once."`
@@ -61,7 +61,7 @@ func (r *massRevocation) Observe(e *tokenwatch.Event, emit func(tokenwatch.Alert
 }
 
 func (r *massRevocation) count(e *tokenwatch.Event, emit func(tokenwatch.Alert)) {
-	if e.Mount == "" { // a lease of which the log does not tell the engine
+	if e.Mount == "" { // the log does not show which engine issued the lease
 		return
 	}
 	key := e.Namespace + "/" + e.Mount + " " + e.Client()

@@ -4,7 +4,7 @@ import (
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch"
 )
 
-// OneAddress tells when all requests seem to come from one address.
+// OneAddress reports a mount whose requests all seem to come from one address.
 type OneAddress struct {
 	Common   `yaml:",inline"`
 	Requests int `yaml:"requests" help:"Requests to a mount before an alert."`
@@ -37,7 +37,7 @@ type oneAddress struct {
 // callers of a mount, as long as all have the same address.
 type callers struct {
 	Address  string
-	Several  bool // there is another address: nothing to say
+	Several  bool // a second address was seen: never an alert
 	Requests int
 	Clients  []uint64 // hashes of the first few
 }
@@ -60,7 +60,7 @@ func (r *oneAddress) Observe(e *tokenwatch.Event, emit func(tokenwatch.Alert)) {
 		return
 	}
 	c.Requests++
-	c.know(hash(e.Client()), r.set.Clients)
+	c.addClient(hash(e.Client()), r.set.Clients)
 	if c.Requests < r.set.Requests || len(c.Clients) < r.set.Clients || c.Requests%r.set.Requests != 0 || r.ignore.has(e) {
 		return
 	}
@@ -70,8 +70,8 @@ func (r *oneAddress) Observe(e *tokenwatch.Event, emit func(tokenwatch.Alert)) {
 	emit(a)
 }
 
-func (c *callers) know(client uint64, atMost int) {
-	if len(c.Clients) >= atMost {
+func (c *callers) addClient(client uint64, limit int) {
+	if len(c.Clients) >= limit {
 		return
 	}
 	for _, known := range c.Clients {

@@ -4,8 +4,8 @@ import (
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch"
 )
 
-// OutsideBoundCIDRs finds tokens that are presented from networks which they
-// are not bound to.
+// OutsideBoundCIDRs finds tokens that are presented from outside the networks
+// that they are bound to.
 type OutsideBoundCIDRs struct {
 	Common `yaml:",inline"`
 }

@@ -1,6 +1,6 @@
-// Package rules has what tokenwatch looks for. Each rule is in the file of its
-// name: its settings with their defaults, what the manual says of it, and its
-// code. A new rule is one more such file, and two lines in this one.
+// Package rules implements the rules of tokenwatch. A rule is whole in the file
+// that has its name: settings and their defaults, texts for the manual, and code.
+// To add one, write such a file and add two lines to this one.
 package rules
 
 import (
@@ -57,7 +57,7 @@ func Defaults() Settings {
 	return s
 }
 
-// Validate names every setting that cannot be.
+// Validate reports every setting that is out of bounds.
 func (s *Settings) Validate() error {
 	var problems []error
 	for _, d := range s.definitions() {
@@ -82,7 +82,7 @@ func New(s Settings, locate geo.Locator) ([]tokenwatch.Rule, error) {
 	return running, nil
 }
 
-// Info is what there is to know about a rule.
+// Info describes a rule.
 type Info struct {
 	Name     string              `json:"name"`
 	Severity tokenwatch.Severity `json:"severity"` // by default

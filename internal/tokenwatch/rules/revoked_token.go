@@ -12,10 +12,10 @@ import (
 
 // RevokedToken finds tokens that are presented after they were revoked.
 //
-// An introspection says no more of a dead token than that it is not active. But
-// the token's HMAC is the same as when it was issued, or was last active, and
-// the log told then when it would expire: a token that is inactive before that
-// has been revoked, whichever way.
+// The introspection of a dead token says only that it is not active. But the
+// token's HMAC is the same as when it was issued or last active, and the log
+// showed its expiry then: a token that is inactive earlier was revoked, by
+// whatever means.
 type RevokedToken struct {
 	Common    `yaml:",inline"`
 	Grace     time.Duration `yaml:"grace" range:"0" help:"How long after a revocation in the log use of the token is not reported, which spares requests under way."`
@@ -65,7 +65,7 @@ type knownToken struct {
 	Expires               time.Time
 }
 
-// revocation tells of one that is in the log.
+// revocation is one that the log shows.
 type revocation struct {
 	At  time.Time
 	How string

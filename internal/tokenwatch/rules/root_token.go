@@ -4,7 +4,7 @@ import (
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch"
 )
 
-// RootToken tells of requests to the engine with a root token.
+// RootToken reports requests to the engine with a root token.
 type RootToken struct {
 	Common `yaml:",inline"`
 }

@@ -1,7 +1,7 @@
 package rules
 
-// What the tags of a setting say: its name, its bounds, and what the manual has
-// of it.
+// What the tags of a setting say: its name, its bounds, and its line in the
+// manual.
 
 import (
 	"fmt"

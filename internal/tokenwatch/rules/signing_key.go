@@ -4,8 +4,8 @@ import (
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch"
 )
 
-// SigningKey tells of what was done to signing keys by hand. Rotation by the
-// engine itself is not in the audit log.
+// SigningKey reports rotation and deletion of signing keys by hand. Rotation by
+// the engine itself is not in the audit log.
 type SigningKey struct {
 	Common          `yaml:",inline"`
 	RotatedSeverity tokenwatch.Severity `yaml:"rotated_severity" help:"Severity of a normal rotation, after which all tokens stay valid. An emergency rotation has the rule's severity; a deletion is a warning."`

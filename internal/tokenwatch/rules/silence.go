@@ -6,7 +6,7 @@ import (
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch"
 )
 
-// Silence tells when there has been no entry of any kind for a while.
+// Silence reports that the audit log has had no entry of any kind for a while.
 type Silence struct {
 	Common `yaml:",inline"`
 	After  time.Duration `yaml:"after" help:"How long there must be no entry. Probes of sys/health by a load balancer are not audited and do not count."`
@@ -32,7 +32,7 @@ type silence struct {
 	after time.Duration
 	state silenceState
 
-	// While following: when the last entry came in, by the clock here.
+	// While following a log: when its last entry arrived, by the local clock.
 	seen    time.Time
 	arrived time.Time
 }
@@ -45,7 +45,7 @@ type silenceState struct {
 // Observe implements tokenwatch.Rule.
 func (r *silence) Observe(*tokenwatch.Event, func(tokenwatch.Alert)) {}
 
-// Entry finds silence that is over, such as in a log that is read afterwards.
+// Entry finds silence that is over, such as in a replayed log.
 func (r *silence) Entry(t time.Time, emit func(tokenwatch.Alert)) {
 	last := r.state.Last
 	if !t.After(last) {
@@ -59,7 +59,7 @@ func (r *silence) Entry(t time.Time, emit func(tokenwatch.Alert)) {
 	r.state = silenceState{Last: t}
 }
 
-// Tick finds silence that goes on.
+// Tick finds silence that continues.
 func (r *silence) Tick(now time.Time, emit func(tokenwatch.Alert)) {
 	if r.arrived.IsZero() || !r.seen.Equal(r.state.Last) {
 		r.seen, r.arrived = r.state.Last, now

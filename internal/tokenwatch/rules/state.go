@@ -11,7 +11,7 @@ import (
 	"github.com/hashicorp/golang-lru/v2/simplelru"
 )
 
-// maxMounts is how many mounts are told apart.
+// maxMounts bounds how many mounts are counted separately.
 const maxMounts = 1000
 
 func newLRU[K comparable, V any](room int) *simplelru.LRU[K, V] {

@@ -12,8 +12,8 @@ import (
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/geo"
 )
 
-// UnexpectedLocation finds entities and tokens in places where they have never
-// been.
+// UnexpectedLocation finds entities and tokens in networks, in countries and at
+// distances that do not fit where they were before.
 type UnexpectedLocation struct {
 	Common      `yaml:",inline"`
 	Learning    time.Duration `yaml:"learning" help:"How long after an entity or token is first seen its networks and countries are learned, without alerts."`
@@ -60,30 +60,33 @@ type traveller struct {
 
 const maxCountries = 16
 
-// surprise is one thing about a place that does not fit a traveller.
-type surprise struct{ from, detail string } // end of the title, and a sentence
+// surprise is what does not fit a traveller.
+type surprise struct {
+	from   string // ends the alert's title
+	detail string // a sentence
+}
 
-// Observe implements tokenwatch.Rule. It looks at two things: where an entity gets
-// its tokens, which Vault sees, and where they are used, which API servers tell.
+// Observe implements tokenwatch.Rule. It checks where an entity requests
+// tokens, which Vault sees, and where tokens are used, which API servers report.
 func (r *unexpectedLocation) Observe(e *tokenwatch.Event, emit func(tokenwatch.Alert)) {
 	if e.Failed() || r.ignore.has(e) {
 		return
 	}
 	switch {
 	case e.Kind == tokenwatch.KindIssue && e.EntityID != "":
-		r.look(e, "entity "+e.EntityID, e.RemoteAddress, "Entity requested a token", emit)
+		r.check(e, "entity "+e.EntityID, e.RemoteAddress, "Entity requested a token", emit)
 	case e.Kind == tokenwatch.KindIntrospect && e.Active != nil && *e.Active && e.ClientIP != "":
 		if e.TokenType == "bearer" || e.TokenType == "jwt" { // too short-lived to have habits
 			if e.ClientID != "" {
-				r.look(e, "owner "+e.Mount+e.ClientID, e.ClientIP, "Entity's token was used", emit)
+				r.check(e, "owner "+e.Mount+e.ClientID, e.ClientIP, "Entity's token was used", emit)
 			}
 			return
 		}
-		r.look(e, "token "+e.Mount+e.TokenID, e.ClientIP, "Token was used", emit)
+		r.check(e, "token "+e.Mount+e.TokenID, e.ClientIP, "Token was used", emit)
 	}
 }
 
-func (r *unexpectedLocation) look(e *tokenwatch.Event, key, address, what string, emit func(tokenwatch.Alert)) {
+func (r *unexpectedLocation) check(e *tokenwatch.Event, key, address, what string, emit func(tokenwatch.Alert)) {
 	t, ok := r.clients.Get(key)
 	if !ok {
 		t = &traveller{Since: e.Time}
@@ -111,8 +114,8 @@ func (r *unexpectedLocation) look(e *tokenwatch.Event, key, address, what string
 	}
 }
 
-// newNetwork remembers where t is, and reports whether it has not been there.
-// A hashed address is taken for a network of its own.
+// newNetwork records the network that t is in, and reports whether it is new. A
+// hashed address counts as a network of its own.
 func (r *unexpectedLocation) newNetwork(t *traveller, address string, addr netip.Addr, readable bool) bool {
 	if t.Roams {
 		return false

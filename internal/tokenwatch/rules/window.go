@@ -8,8 +8,7 @@ import (
 	"github.com/hashicorp/golang-lru/v2/simplelru"
 )
 
-// parts is in how many parts a window is divided. What slides out of it is
-// forgotten a part at a time.
+// parts is how many parts a window has. Events slide out of it a part at a time.
 const parts = 8
 
 // Window counts events in a sliding window of time. Its fields are exported for
