@@ -4,10 +4,95 @@ import (
 	"context"
 	"errors"
 	"testing"
+	"time"
 
+	"github.com/golang-jwt/jwt/v5"
 	"github.com/hashicorp/vault/sdk/helper/consts"
 	"github.com/hashicorp/vault/sdk/logical"
 )
+
+// The cached record must not outlive its own expiry, whatever the lease does.
+func TestExpiryWithoutLease(t *testing.T) {
+	for _, kind := range []string{"api_key", "bearer", "jwt"} {
+		m := newMount(t).withRoles()
+		issued := m.must(logical.UpdateOperation, "creds/"+kind, map[string]any{"ttl": "10s"})
+		token := issued.Data["token"].(string)
+		m.clock.Advance(9 * time.Second)
+		if !m.active(token) {
+			t.Errorf("%s: inactive before its expiry", kind)
+		}
+		m.clock.Advance(time.Second)
+		if m.active(token) {
+			t.Errorf("%s: active after its expiry", kind)
+		}
+	}
+}
+
+// A JWT that is not an access token of ours must never pass for one.
+func TestForeignJWTs(t *testing.T) {
+	m := newMount(t).withRoles()
+	good, kid := m.issueJWT()
+	signing := m.signing()
+	claims := m.claims(good)
+	resigned, err := signing.Sign("at+jwt", claims)
+	if err != nil || !m.active(resigned) {
+		t.Fatalf("the same claims signed again should be active: %v", err)
+	}
+	idToken, err := signing.Sign("JWT", claims)
+	if err != nil {
+		t.Fatal(err)
+	}
+	hmac := func(header map[string]any) string {
+		token := &jwt.Token{Header: header, Claims: claims, Method: jwt.SigningMethodHS256}
+		signed, err := token.SignedString([]byte("key"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return signed
+	}
+	none := &jwt.Token{Header: map[string]any{"typ": "at+jwt", "alg": "none", "kid": kid}, Claims: claims, Method: jwt.SigningMethodNone}
+	unsigned, err := none.SignedString(jwt.UnsafeAllowNoneSignatureType)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, token := range map[string]string{
+		"an ID token":         idToken,
+		"HMAC":                hmac(map[string]any{"typ": "at+jwt", "alg": "HS256", "kid": kid}),
+		"no signature":        unsigned,
+		"cut signature":       good[:len(good)-4],
+		"another signature":   good[:len(good)-8] + "AAAAAAAA",
+		"two dots and no JWT": "a.b.c",
+	} {
+		if m.active(token) {
+			t.Errorf("%s passes for an access token", name)
+		}
+	}
+}
+
+// Go's JSON decoder matches names whatever their case; a role's claim must not
+// pass for the engine's own that way.
+func TestClaimsAreReadByExactName(t *testing.T) {
+	m := newMount(t).withRoles()
+	good, _ := m.issueJWT()
+	signing := m.signing()
+	claims := m.claims(good)
+	claims["EXP"], claims["Scope"] = m.clock.Now().Add(time.Hour).Unix(), "admin"
+	token, err := signing.Sign("at+jwt", claims)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp := m.must(logical.UpdateOperation, "introspect", map[string]any{"token": token})
+	if resp.Data["scope"] != "orders:read" {
+		t.Errorf("scope is %v", resp.Data["scope"])
+	}
+	m.clock.Advance(16 * time.Minute)
+	if m.active(token) {
+		t.Error("active after exp")
+	}
+	if m.active(good + "\n") {
+		t.Error("a JWT with a line break is active")
+	}
+}
 
 // A node that is not the active one must pass an introspection on: its copy of
 // the storage lags, so that it could call a revoked token active. The framework

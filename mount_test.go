@@ -1,0 +1,322 @@
+package tokens
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"maps"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/go-jose/go-jose/v4"
+	"github.com/golang-jwt/jwt/v5"
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/vault/sdk/helper/testhelpers/schema"
+	"github.com/hashicorp/vault/sdk/logical"
+
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/keyring"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/verify/format"
+)
+
+const testIssuer = "https://vault.example.com/v1/tokens"
+
+// mount is one mount of the engine in this process, on a storage that counts
+// and can fail, at a time that the test sets. Everything that only a real
+// Vault can show is tested in test/.
+type mount struct {
+	t       *testing.T
+	backend *tokensBackend
+	storage *countingStorage
+	clock   *testClock
+	log     *lockedBuffer
+	system  *logical.StaticSystemView
+}
+
+func newMount(t *testing.T) *mount {
+	t.Helper()
+	m := &mount{
+		t:       t,
+		storage: &countingStorage{Storage: &logical.InmemStorage{}},
+		clock:   &testClock{now: time.Now()},
+		log:     &lockedBuffer{},
+		system: &logical.StaticSystemView{
+			DefaultLeaseTTLVal: 24 * time.Hour,
+			MaxLeaseTTLVal:     32 * 24 * time.Hour,
+			EntityVal:          &logical.Entity{ID: "entity-1", Name: "billing", Metadata: map[string]string{"team": "payments"}},
+			GroupsVal:          []*logical.Group{{ID: "group-1", Name: "services"}},
+		},
+	}
+	m.restart()
+	return m
+}
+
+// restart gives the mount a new backend on the same storage.
+func (m *mount) restart() {
+	m.t.Helper()
+	b, err := newBackend(context.Background(), &logical.BackendConfig{
+		Logger:      hclog.New(&hclog.LoggerOptions{Output: m.log, Level: hclog.Trace}),
+		System:      m.system,
+		StorageView: m.storage,
+	}, m.clock.Now)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	m.backend = b
+}
+
+// do sends a request and returns the answer, which it holds against the
+// declared schema.
+func (m *mount) do(operation logical.Operation, path string, data map[string]any) (*logical.Response, error) {
+	m.t.Helper()
+	req := &logical.Request{
+		Operation: operation, Path: path, Data: data, Storage: m.storage,
+		EntityID: "entity-1", DisplayName: "approle-billing",
+	}
+	resp, err := m.backend.HandleRequest(context.Background(), req)
+	if err == nil && !resp.IsError() && (resp == nil || resp.Data[logical.HTTPRawBody] == nil) {
+		declared := schema.GetResponseSchema(m.t, m.backend.Route(path), operation)
+		schema.ValidateResponse(m.t, declared, resp, true)
+	}
+	return resp, err
+}
+
+// must is do for a request that has to succeed.
+func (m *mount) must(operation logical.Operation, path string, data map[string]any) *logical.Response {
+	m.t.Helper()
+	resp, err := m.do(operation, path, data)
+	if err != nil || resp.IsError() {
+		m.t.Fatalf("%s %s: %v %v", operation, path, err, resp)
+	}
+	return resp
+}
+
+// refused is do for a request that has to be refused; it returns the message.
+func (m *mount) refused(operation logical.Operation, path string, data map[string]any) string {
+	m.t.Helper()
+	resp, err := m.do(operation, path, data)
+	if err != nil || !resp.IsError() {
+		m.t.Fatalf("%s %s: not refused: %v %v", operation, path, err, resp)
+	}
+	return resp.Error().Error()
+}
+
+func (m *mount) active(token string) bool {
+	m.t.Helper()
+	resp := m.must(logical.UpdateOperation, "introspect", map[string]any{"token": token})
+	return resp.Data["active"].(bool)
+}
+
+// renew and revoke do to an issued token what Vault does to its lease.
+func (m *mount) renew(secret *logical.Secret) (*logical.Response, error) {
+	return m.backend.HandleRequest(context.Background(), &logical.Request{Operation: logical.RenewOperation, Storage: m.storage, Secret: secret})
+}
+
+func (m *mount) revoke(secret *logical.Secret) error {
+	_, err := m.backend.HandleRequest(context.Background(), &logical.Request{Operation: logical.RevokeOperation, Storage: m.storage, Secret: secret})
+	return err
+}
+
+// withRoles configures the mount and writes one role of each kind, named like
+// its kind.
+func (m *mount) withRoles() *mount {
+	m.t.Helper()
+	m.must(logical.UpdateOperation, "config", map[string]any{"issuer": testIssuer})
+	for _, kind := range []string{"api_key", "bearer", "jwt"} {
+		m.must(logical.CreateOperation, "roles/"+kind, map[string]any{
+			"token_type":     kind,
+			"allowed_scopes": []any{"orders:*"},
+			"default_scopes": []any{"orders:read"},
+			"audiences":      []any{"https://api.example.com"},
+		})
+	}
+	return m
+}
+
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lockedBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lockedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+type testClock struct {
+	mu  sync.Mutex
+	now time.Time
+}
+
+func (c *testClock) Now() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.now
+}
+
+func (c *testClock) Advance(d time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.now = c.now.Add(d)
+}
+
+var errInjected = errors.New("injected storage failure")
+
+// countingStorage counts operations, and fails writes when told to.
+type countingStorage struct {
+	logical.Storage
+	reads, writes atomic.Int64
+	failWrites    atomic.Bool
+	afterPut      func(key string) // if not nil
+}
+
+func (s *countingStorage) List(ctx context.Context, prefix string) ([]string, error) {
+	s.reads.Add(1)
+	return s.Storage.List(ctx, prefix)
+}
+
+func (s *countingStorage) Get(ctx context.Context, key string) (*logical.StorageEntry, error) {
+	s.reads.Add(1)
+	return s.Storage.Get(ctx, key)
+}
+
+func (s *countingStorage) Put(ctx context.Context, entry *logical.StorageEntry) error {
+	s.writes.Add(1)
+	if s.failWrites.Load() {
+		return errInjected
+	}
+	err := s.Storage.Put(ctx, entry)
+	if s.afterPut != nil {
+		s.afterPut(entry.Key)
+	}
+	return err
+}
+
+func (s *countingStorage) Delete(ctx context.Context, key string) error {
+	s.writes.Add(1)
+	if s.failWrites.Load() {
+		return errInjected
+	}
+	return s.Storage.Delete(ctx, key)
+}
+
+// published returns the ids of the keys in the JWKS.
+func (m *mount) published() []string {
+	m.t.Helper()
+	var set jose.JSONWebKeySet
+	if err := json.Unmarshal(m.must(logical.ReadOperation, "jwks", nil).Data[logical.HTTPRawBody].([]byte), &set); err != nil {
+		m.t.Fatal(err)
+	}
+	ids := []string{}
+	for _, key := range set.Keys {
+		if !key.IsPublic() || !key.Valid() {
+			m.t.Errorf("key %s is not a valid public key", key.KeyID)
+		}
+		ids = append(ids, key.KeyID)
+	}
+	return ids
+}
+
+func (m *mount) periodic() {
+	m.t.Helper()
+	if err := m.backend.periodic(context.Background(), &logical.Request{Storage: m.storage}); err != nil {
+		m.t.Fatal(err)
+	}
+}
+
+// signing returns the version that signs, which no caller of Vault can have.
+func (m *mount) signing() *keyring.Version {
+	m.t.Helper()
+	key, err := m.backend.engine.Keys.Get(context.Background(), m.storage, "default")
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	version, err := key.Signing()
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	return version
+}
+
+func (m *mount) claims(token string) jwt.MapClaims {
+	m.t.Helper()
+	var claims jwt.MapClaims
+	if _, _, err := jwt.NewParser().ParseUnverified(token, &claims); err != nil {
+		m.t.Fatal(err)
+	}
+	return claims
+}
+
+func (m *mount) issueJWT() (token, kid string) {
+	m.t.Helper()
+	token = m.must(logical.ReadOperation, "creds/jwt", nil).Data["token"].(string)
+	parsed, _, err := jwt.NewParser().ParseUnverified(token, jwt.MapClaims{})
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	return token, parsed.Header["kid"].(string)
+}
+
+// decodeStatusList verifies a Status List Token as a verifier would, and
+// returns the indexes that are revoked.
+func (m *mount) decodeStatusList(body, uri string) map[int]bool {
+	m.t.Helper()
+	var set jose.JSONWebKeySet
+	if err := json.Unmarshal(m.must(logical.ReadOperation, "jwks", nil).Data[logical.HTTPRawBody].([]byte), &set); err != nil {
+		m.t.Fatal(err)
+	}
+	var claims struct {
+		jwt.RegisteredClaims
+		TTL        int64 `json:"ttl"`
+		StatusList struct {
+			Bits int    `json:"bits"`
+			List string `json:"lst"`
+		} `json:"status_list"`
+	}
+	token, err := jwt.NewParser(jwt.WithTimeFunc(m.clock.Now), jwt.WithExpirationRequired(), jwt.WithSubject(uri)).ParseWithClaims(body, &claims, func(token *jwt.Token) (any, error) {
+		return set.Key(token.Header["kid"].(string))[0].Key, nil
+	})
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	if token.Header["typ"] != "statuslist+jwt" || claims.TTL != 5 || claims.IssuedAt == nil {
+		m.t.Errorf("header %v, claims %+v", token.Header, claims)
+	}
+	list, err := format.DecodeStatusList(claims.StatusList.Bits, claims.StatusList.List, 1<<20)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	revoked := map[int]bool{}
+	for i := range list.Len() {
+		if status, _ := list.Get(i); status != format.StatusValid {
+			revoked[i] = true
+		}
+	}
+	return revoked
+}
+
+// newMountOn is the same mount as another node sees it.
+func newMountOn(m *mount) *mount {
+	other := *m
+	other.restart()
+	return &other
+}
+
+func (m *mount) statusURI(token string) string {
+	m.t.Helper()
+	status := m.claims(token)["status"].(map[string]any)["status_list"].(map[string]any)
+	if !slices.Equal(slices.Sorted(maps.Keys(status)), []string{"idx", "uri"}) {
+		m.t.Errorf("status_list is %v", status)
+	}
+	return status["uri"].(string)
+}

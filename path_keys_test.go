@@ -1,0 +1,202 @@
+package tokens
+
+import (
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/golang-jwt/jwt/v5"
+	"github.com/hashicorp/vault/sdk/logical"
+)
+
+func TestRotation(t *testing.T) {
+	m := newMount(t).withRoles()
+	first := m.published()
+	if _, signs := m.issueJWT(); len(first) != 2 || !slices.Contains(first, signs) {
+		t.Fatalf("published are %v; %s signs, and one more should be next", first, signs)
+	}
+
+	m.clock.Advance(time.Hour)
+	old, oldID := m.issueJWT()
+	rotated := m.must(logical.UpdateOperation, "keys/default/rotate", nil)
+	if len(rotated.Warnings) != 0 {
+		t.Errorf("a rotation to a long published key warns: %v", rotated.Warnings)
+	}
+	young, youngID := m.issueJWT()
+	if !slices.Contains(first, youngID) || youngID == oldID || rotated.Data["kid"] != youngID || rotated.Data["retired"] != oldID {
+		t.Errorf("%s signs; want the one of %v that did not, and that %v names", youngID, first, rotated.Data)
+	}
+	if ids := m.published(); len(ids) != 3 || !slices.Contains(ids, oldID) {
+		t.Errorf("published are %v, want the old, the signing and a new one", ids)
+	}
+	if !m.active(old) || !m.active(young) {
+		t.Error("a token is inactive after a rotation")
+	}
+	if warned := m.must(logical.UpdateOperation, "keys/default/rotate", nil); len(warned.Warnings) == 0 {
+		t.Error("a rotation to a key that was just published does not warn")
+	}
+
+	// A retired key goes when its last token has expired, and not before.
+	m.clock.Advance(15*time.Minute - time.Second)
+	m.periodic()
+	if !m.active(old) || !slices.Contains(m.published(), oldID) {
+		t.Error("the old key went before its last token expired")
+	}
+	m.clock.Advance(time.Hour)
+	m.periodic()
+	if slices.Contains(m.published(), oldID) {
+		t.Error("the old key is still published after its last token expired")
+	}
+}
+
+func TestRotationSurvivesSettingsAndRestart(t *testing.T) {
+	m := newMount(t).withRoles()
+	m.must(logical.UpdateOperation, "roles/jwt", map[string]any{"ttl": "48h"})
+	old, oldID := m.issueJWT()
+	m.must(logical.UpdateOperation, "roles/jwt", map[string]any{"ttl": "1m"})
+	m.must(logical.UpdateOperation, "keys/default/rotate", nil)
+	m.restart()
+	m.clock.Advance(47 * time.Hour)
+	m.periodic()
+	if !slices.Contains(m.published(), oldID) || !m.active(old) {
+		t.Error("the retired key went before the long-lived token that it had signed")
+	}
+}
+
+func TestRotationByItself(t *testing.T) {
+	m := newMount(t).withRoles()
+	m.refused(logical.UpdateOperation, "keys/default", map[string]any{"rotation_period": "1m"})
+	m.must(logical.UpdateOperation, "keys/default", map[string]any{"rotation_period": "24h"})
+	_, before := m.issueJWT()
+	m.clock.Advance(24*time.Hour - time.Second)
+	m.periodic()
+	if _, id := m.issueJWT(); id != before {
+		t.Error("rotated before its time")
+	}
+	m.clock.Advance(time.Second)
+	m.periodic()
+	_, after := m.issueJWT()
+	if after == before {
+		t.Error("not rotated when it was time")
+	}
+	m.restart()
+	m.periodic()
+	if _, id := m.issueJWT(); id != after {
+		t.Error("rotated again after a restart")
+	}
+}
+
+func TestRotationOnFailingStorageKeepsTheKey(t *testing.T) {
+	m := newMount(t).withRoles()
+	token, before := m.issueJWT()
+	published := m.published()
+	for _, data := range []map[string]any{nil, {"emergency": true}} {
+		m.storage.failWrites.Store(true)
+		if _, err := m.do(logical.UpdateOperation, "keys/default/rotate", data); err == nil {
+			t.Error("rotated on a storage that fails")
+		}
+		m.storage.failWrites.Store(false)
+		if _, id := m.issueJWT(); id != before || !slices.Equal(m.published(), published) || !m.active(token) {
+			t.Error("a failed rotation changed something")
+		}
+	}
+}
+
+func TestEmergencyRotation(t *testing.T) {
+	m := newMount(t).withRoles()
+	leaked, _ := m.issueJWT()
+	before := m.published()
+	m.active(leaked) // so that its signature is remembered as good
+	resp := m.must(logical.UpdateOperation, "keys/default/rotate", map[string]any{"emergency": true})
+	if len(resp.Warnings) == 0 {
+		t.Error("nothing says what breaks")
+	}
+	for _, id := range m.published() {
+		if slices.Contains(before, id) {
+			t.Errorf("%s is still published", id)
+		}
+	}
+	if m.active(leaked) {
+		t.Error("a token of the leaked key is active")
+	}
+	if fresh, _ := m.issueJWT(); !m.active(fresh) {
+		t.Error("a token of the new key is inactive")
+	}
+	m.restart()
+	if m.active(leaked) {
+		t.Error("after a restart, a token of the leaked key is active")
+	}
+}
+
+// Whoever signs while keys rotate, the key set has the key that signed.
+func TestRotationUnderLoad(t *testing.T) {
+	m := newMount(t).withRoles()
+	var issuers sync.WaitGroup
+	stop := make(chan struct{})
+	for range 4 {
+		issuers.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				if token, _ := m.issueJWT(); !m.active(token) {
+					t.Error("a token issued during a rotation is inactive")
+					return
+				}
+			}
+		})
+	}
+	for range 50 {
+		m.must(logical.UpdateOperation, "keys/default/rotate", nil)
+	}
+	close(stop)
+	issuers.Wait()
+}
+
+func TestAllowedRoles(t *testing.T) {
+	m := newMount(t).withRoles()
+	m.must(logical.CreateOperation, "keys/team", map[string]any{"allowed_roles": []any{"team-*"}})
+	role := map[string]any{"token_type": "jwt", "audiences": "a", "key": "team"}
+	m.refused(logical.CreateOperation, "roles/other", role)
+	m.must(logical.CreateOperation, "roles/team-a", role)
+	m.must(logical.ReadOperation, "creds/team-a", nil)
+	m.must(logical.UpdateOperation, "keys/team", map[string]any{"allowed_roles": []any{"team-b"}})
+	m.refused(logical.ReadOperation, "creds/team-a", nil)
+}
+
+func TestAlgorithms(t *testing.T) {
+	for _, name := range []string{"ES256", "ES384", "EdDSA", "Ed25519", "RS256", "PS256"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			m := newMount(t).withRoles()
+			m.must(logical.CreateOperation, "keys/k", map[string]any{"algorithm": name})
+			m.must(logical.UpdateOperation, "roles/jwt", map[string]any{"key": "k"})
+			token, _ := m.issueJWT()
+			parsed, _, err := jwt.NewParser().ParseUnverified(token, jwt.MapClaims{})
+			if err != nil || parsed.Header["alg"] != name || parsed.Header["typ"] != "at+jwt" {
+				t.Errorf("header %v, %v", parsed.Header, err)
+			}
+			if !m.active(token) {
+				t.Error("inactive")
+			}
+			m.restart()
+			if !m.active(token) {
+				t.Error("inactive after a restart")
+			}
+		})
+	}
+}
+
+func TestVersionsOfAKeyAreBounded(t *testing.T) {
+	m := newMount(t).withRoles()
+	for range 98 {
+		m.must(logical.UpdateOperation, "keys/default/rotate", nil)
+	}
+	m.refused(logical.UpdateOperation, "keys/default/rotate", nil)
+	m.clock.Advance(2 * time.Hour)
+	m.periodic()
+	m.must(logical.UpdateOperation, "keys/default/rotate", nil)
+}
