@@ -17,12 +17,12 @@ func TestStorageBudget(t *testing.T) {
 		m := newMount(t)
 		m.must(logical.CreateOperation, "roles/a", map[string]any{"token_type": "bearer"})
 		m.must(logical.ReadOperation, "creds/a", nil)
-		reads := m.storage.reads.Load()
+		reads := m.storage.Reads.Load()
 		m.active(m.must(logical.ReadOperation, "creds/a", nil).Data["token"].(string))
 		m.do(logical.ReadOperation, ".well-known/openid-configuration", nil)
 		m.do(logical.ReadOperation, "status/0000000000000000000000", nil)
 		m.do(logical.ReadOperation, "status/0000000000000000000001", nil)
-		if n := m.storage.reads.Load() - reads; n > 1 {
+		if n := m.storage.Reads.Load() - reads; n > 1 {
 			t.Errorf("%d reads, want at most the one that loads the status lists", n)
 		}
 	})
@@ -36,9 +36,7 @@ func TestStorageBudget(t *testing.T) {
 
 			count := func(what string, reads, writes int64, do func()) {
 				t.Helper()
-				readsBefore, writesBefore := m.storage.reads.Load(), m.storage.writes.Load()
-				do()
-				if r, w := m.storage.reads.Load()-readsBefore, m.storage.writes.Load()-writesBefore; r != reads || w != writes {
+				if r, w := m.storage.Count(do); r != reads || w != writes {
 					t.Errorf("%s: %d reads and %d writes, want %d and %d", what, r, w, reads, writes)
 				}
 			}

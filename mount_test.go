@@ -4,11 +4,9 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"maps"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -19,6 +17,7 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/keyring"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/store/storetest"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/verify/format"
 )
 
@@ -30,7 +29,7 @@ const testIssuer = "https://vault.example.com/v1/tokens"
 type mount struct {
 	t       *testing.T
 	backend *tokensBackend
-	storage *countingStorage
+	storage *storetest.Storage
 	clock   *testClock
 	log     *lockedBuffer
 	system  *logical.StaticSystemView
@@ -40,7 +39,7 @@ func newMount(t *testing.T) *mount {
 	t.Helper()
 	m := &mount{
 		t:       t,
-		storage: &countingStorage{Storage: &logical.InmemStorage{}},
+		storage: &storetest.Storage{},
 		clock:   &testClock{now: time.Now()},
 		log:     &lockedBuffer{},
 		system: &logical.StaticSystemView{
@@ -170,45 +169,8 @@ func (c *testClock) Advance(d time.Duration) {
 	c.now = c.now.Add(d)
 }
 
-var errInjected = errors.New("injected storage failure")
-
-// countingStorage counts operations, and fails writes when told to.
-type countingStorage struct {
-	logical.Storage
-	reads, writes atomic.Int64
-	failWrites    atomic.Bool
-	afterPut      func(key string) // if not nil
-}
-
-func (s *countingStorage) List(ctx context.Context, prefix string) ([]string, error) {
-	s.reads.Add(1)
-	return s.Storage.List(ctx, prefix)
-}
-
-func (s *countingStorage) Get(ctx context.Context, key string) (*logical.StorageEntry, error) {
-	s.reads.Add(1)
-	return s.Storage.Get(ctx, key)
-}
-
-func (s *countingStorage) Put(ctx context.Context, entry *logical.StorageEntry) error {
-	s.writes.Add(1)
-	if s.failWrites.Load() {
-		return errInjected
-	}
-	err := s.Storage.Put(ctx, entry)
-	if s.afterPut != nil {
-		s.afterPut(entry.Key)
-	}
-	return err
-}
-
-func (s *countingStorage) Delete(ctx context.Context, key string) error {
-	s.writes.Add(1)
-	if s.failWrites.Load() {
-		return errInjected
-	}
-	return s.Storage.Delete(ctx, key)
-}
+// failWrites, as a hook before operations, makes the storage refuse writes.
+var failWrites = storetest.Fail("", storetest.Put, storetest.Delete)
 
 // published returns the ids of the keys in the JWKS.
 func (m *mount) published() []string {

@@ -11,11 +11,11 @@ import (
 func TestJWTIssueWritesOncePerBlock(t *testing.T) {
 	m := newMount(t).withRoles()
 	m.must(logical.ReadOperation, "creds/jwt", nil)
-	before := m.storage.writes.Load()
+	before := m.storage.Writes.Load()
 	for range 5000 {
 		m.must(logical.ReadOperation, "creds/jwt", nil)
 	}
-	if writes := m.storage.writes.Load() - before; writes != 1 {
+	if writes := m.storage.Writes.Load() - before; writes != 1 {
 		t.Errorf("5000 JWTs took %d writes, want 1", writes)
 	}
 }

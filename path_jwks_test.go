@@ -18,12 +18,12 @@ func TestKeyChangesReadNoOtherKey(t *testing.T) {
 	m.issueJWT()
 	m.clock.Advance(time.Hour) // so that the next issue writes its key's horizon
 	m.issueJWT()
-	before := m.storage.reads.Load()
+	before := m.storage.Reads.Load()
 	if ids := m.published(); len(ids) != 8 {
 		t.Errorf("%d keys are published, want 8", len(ids))
 	}
 	m.issueJWT()
-	if reads := m.storage.reads.Load() - before; reads != 0 {
+	if reads := m.storage.Reads.Load() - before; reads != 0 {
 		t.Errorf("%d reads", reads)
 	}
 	restarted := newMountOn(m)

@@ -92,11 +92,11 @@ func TestRotationOnFailingStorageKeepsTheKey(t *testing.T) {
 	token, before := m.issueJWT()
 	published := m.published()
 	for _, data := range []map[string]any{nil, {"emergency": true}} {
-		m.storage.failWrites.Store(true)
+		m.storage.Before(failWrites)
 		if _, err := m.do(logical.UpdateOperation, "keys/default/rotate", data); err == nil {
 			t.Error("rotated on a storage that fails")
 		}
-		m.storage.failWrites.Store(false)
+		m.storage.Heal()
 		if _, id := m.issueJWT(); id != before || !slices.Equal(m.published(), published) || !m.active(token) {
 			t.Error("a failed rotation changed something")
 		}

@@ -59,12 +59,12 @@ func TestStatusList(t *testing.T) {
 		t.Errorf("after a restart, revoked are %v, want %d", statuses, goneIndex)
 	}
 
-	writes := m.storage.writes.Load()
+	writes := m.storage.Writes.Load()
 	m.clock.Advance(31 * time.Minute)
 	if renewed, _ := fetch(); renewed == after {
 		t.Error("not signed anew in the second half of its life")
 	}
-	if m.storage.writes.Load() != writes {
+	if m.storage.Writes.Load() != writes {
 		t.Error("a fetch wrote the storage")
 	}
 

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/vault/sdk/logical"
+
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/store/storetest"
 )
 
 func TestListPages(t *testing.T) {
@@ -43,7 +45,10 @@ func TestListPages(t *testing.T) {
 func TestRevokedWhileIssued(t *testing.T) {
 	m := newMount(t).withRoles()
 	revoked := make(chan struct{})
-	m.storage.afterPut = func(key string) {
+	m.storage.After(func(op storetest.Op, key string) error {
+		if op != storetest.Put {
+			return nil
+		}
 		id := key[strings.LastIndexByte(key, '/')+1:]
 		go func() {
 			defer close(revoked)
@@ -53,7 +58,8 @@ func TestRevokedWhileIssued(t *testing.T) {
 		case <-revoked: // before the issue returns, if nothing holds it back
 		case <-time.After(100 * time.Millisecond):
 		}
-	}
+		return nil
+	})
 	token := m.must(logical.ReadOperation, "creds/bearer", nil).Data["token"].(string)
 	<-revoked
 	if m.active(token) {

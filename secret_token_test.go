@@ -16,7 +16,7 @@ func TestFailedWrites(t *testing.T) {
 			issued := m.must(logical.ReadOperation, "creds/"+kind, nil)
 			token := issued.Data["token"].(string)
 
-			m.storage.failWrites.Store(true)
+			m.storage.Before(failWrites)
 			if m.revoke(issued.Secret) == nil {
 				t.Error("revoke succeeded on a storage that fails")
 			}
@@ -28,7 +28,7 @@ func TestFailedWrites(t *testing.T) {
 					t.Error("renewed on a storage that fails")
 				}
 			}
-			m.storage.failWrites.Store(false)
+			m.storage.Heal()
 			if !m.active(token) {
 				t.Error("inactive, although nothing was revoked")
 			}
