@@ -1,0 +1,91 @@
+package keyring
+
+import (
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/rsa"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"math/big"
+	"strings"
+	"testing"
+
+	"github.com/hashicorp/go-hclog"
+)
+
+// secretsOf returns a part of a version's private half as each way of printing
+// would show it.
+func secretsOf(t *testing.T, v *Version) []string {
+	t.Helper()
+	var private []byte
+	var decimals []string
+	switch key := v.signer.(type) {
+	case *ecdsa.PrivateKey:
+		var err error
+		if private, err = key.Bytes(); err != nil {
+			t.Fatal(err)
+		}
+	case ed25519.PrivateKey:
+		private = key.Seed()
+	case *rsa.PrivateKey:
+		private = key.D.Bytes()
+		decimals = append(decimals, key.Primes[0].String())
+	default:
+		t.Fatalf("%T", key)
+	}
+	decimals = append(decimals, new(big.Int).SetBytes(private).String())
+	part := private[4:20]
+	bytesAs := func(verb string) string { return strings.Trim(fmt.Sprintf(verb, part), "[]") }
+	goSyntax := fmt.Sprintf("%#v", part)
+	goSyntax = goSyntax[strings.IndexByte(goSyntax, '{')+1 : len(goSyntax)-1]
+	return append(decimals, string(part), bytesAs("%d"), bytesAs("%x"), bytesAs("%X"), goSyntax, base64.StdEncoding.EncodeToString(v.PKCS8)[:40])
+}
+
+// A version redacts itself under fmt and slog. What knows neither and encodes
+// fields, such as hclog in its JSON format, gets the form that is stored, so
+// code must log the id alone.
+func TestPrivateHalvesAreRedacted(t *testing.T) {
+	for _, algorithm := range []string{"ES256", "Ed25519", "RS256"} {
+		f := newFixture(t)
+		key := f.write("k", Settings{Algorithm: &algorithm})
+		version := f.sign("k", 1)
+		printed := map[string]string{}
+		for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x"} {
+			printed["version "+verb] = fmt.Sprintf(verb, version)
+			printed["versions "+verb] = fmt.Sprintf(verb, key.Versions)
+			printed["key "+verb] = fmt.Sprintf(verb, key)
+			printed["rotation "+verb] = fmt.Sprintf(verb, &Rotation{Key: key, Signing: version})
+			printed["keyring "+verb] = fmt.Sprintf(verb, f.Keyring)
+		}
+		for name, handler := range map[string]func(*bytes.Buffer) slog.Handler{
+			"text": func(b *bytes.Buffer) slog.Handler { return slog.NewTextHandler(b, nil) },
+			"JSON": func(b *bytes.Buffer) slog.Handler { return slog.NewJSONHandler(b, nil) },
+		} {
+			var log bytes.Buffer
+			slog.New(handler(&log)).Info("m", "version", version)
+			printed[name+" log of version"] = log.String()
+		}
+		var log bytes.Buffer
+		logger := hclog.New(&hclog.LoggerOptions{Output: &log})
+		logger.Info("m", "version", version, "versions", key.Versions, "key", key)
+		printed["log as text"] = log.String()
+		public, err := json.Marshal(version.JWK())
+		if err != nil {
+			t.Fatal(err)
+		}
+		printed["JWK"] = string(public)
+		for how, text := range printed {
+			for _, secret := range secretsOf(t, version) {
+				if strings.Contains(text, secret) {
+					t.Errorf("%s, %s: the private half is in it", algorithm, how)
+				}
+			}
+		}
+		if text := fmt.Sprint(version); !strings.Contains(text, version.ID) || !strings.Contains(text, algorithm) {
+			t.Errorf("shown as %q", text)
+		}
+	}
+}

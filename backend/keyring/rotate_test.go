@@ -1,0 +1,284 @@
+package keyring
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/store/storetest"
+)
+
+// A version is next, signs, retires, and is dropped; each with one write.
+func TestLifeOfAVersion(t *testing.T) {
+	f := newFixture(t)
+	f.write("k", Settings{})
+	if got := f.states("k"); got != "1 signing, 2 next" {
+		t.Fatalf("a new key has %s", got)
+	}
+	first, next := f.sign("k", time.Hour), f.get("k").Versions[1]
+
+	f.now = f.now.Add(30 * time.Minute)
+	var rotation *Rotation
+	if _, writes := f.storage.Count(func() { rotation = f.rotate("k", time.Minute) }); writes != 1 {
+		t.Errorf("a rotation took %d writes", writes)
+	}
+	if got := f.states("k"); got != "1 retired, 2 signing, 3 next" {
+		t.Errorf("after a rotation: %s", got)
+	}
+	if !rotation.Rotated || rotation.Retired.ID != first.ID || rotation.Signing.ID != next.ID || rotation.Next.Number != 3 || len(rotation.Dropped) != 0 || rotation.Published != 30*time.Minute {
+		t.Errorf("the rotation tells %+v", rotation)
+	}
+	if v := f.sign("k", time.Hour); v.ID != next.ID {
+		t.Errorf("%s signs, want %s", v, next)
+	}
+	if !f.published(first.ID) || !f.published(next.ID) || !f.published(rotation.Next.ID) {
+		t.Error("a version is not published")
+	}
+
+	// The token of an hour is the last, with what was reserved for others.
+	f.now = f.now.Add(30*time.Minute + reserveAhead - time.Second)
+	if done := f.rotateDue(); len(done) != 0 || !f.published(first.ID) {
+		t.Errorf("dropped early: %+v", done)
+	}
+	f.now = f.now.Add(time.Second)
+	if f.published(first.ID) {
+		t.Error("published after its NotAfter, until somebody tidies")
+	}
+	done := f.rotateDue()
+	if len(done) != 1 || done[0].Rotated || done[0].Retired != nil || len(done[0].Dropped) != 1 || done[0].Dropped[0].ID != first.ID {
+		t.Errorf("dropped %+v", done)
+	}
+	if got := f.states("k"); got != "2 signing, 3 next" {
+		t.Errorf("then there are %s", got)
+	}
+	if _, writes := f.storage.Count(func() { f.rotateDue() }); writes != 0 {
+		t.Errorf("%d writes with nothing due", writes)
+	}
+}
+
+// NotAfter is fixed at retirement: by what was signed, or by how long status
+// lists live if that is longer. Nothing that comes later moves it.
+func TestNotAfterIsFixed(t *testing.T) {
+	for name, test := range map[string]struct {
+		life, minPublished, want time.Duration
+	}{
+		"by a token":               {48 * time.Hour, time.Hour, 48*time.Hour + reserveAhead},
+		"by a status list":         {time.Minute, time.Hour, time.Hour},
+		"nothing signed":           {0, time.Hour, time.Hour},
+		"nothing signed, no lists": {0, 0, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := newFixture(t)
+			f.write("k", Settings{})
+			if test.life > 0 {
+				f.sign("k", test.life)
+			}
+			want := f.now.Add(test.want)
+			retired := f.rotate("k", test.minPublished).Retired
+			if !retired.NotAfter.Equal(want) {
+				t.Fatalf("not after %s, want %s", retired.NotAfter, want)
+			}
+			f.sign("k", 100*time.Hour)
+			f.rotate("k", 1000*time.Hour)
+			f.restart()
+			if got := f.get("k").Versions[0]; got.ID != retired.ID || !got.NotAfter.Equal(want) {
+				t.Errorf("later %s is not after %s, want %s", got, got.NotAfter, want)
+			}
+		})
+	}
+}
+
+func TestRotateDue(t *testing.T) {
+	f := newFixture(t)
+	hour, day := time.Hour, 24*time.Hour
+	f.write("hourly", Settings{RotationPeriod: &hour})
+	f.write("daily", Settings{RotationPeriod: &day})
+	f.write("never", Settings{})
+	if at := f.get("hourly").NextRotation(); !at.Equal(f.now.Add(hour)) {
+		t.Errorf("next rotation at %s", at)
+	}
+	if at := f.get("never").NextRotation(); !at.IsZero() {
+		t.Errorf("a key that is rotated on demand is rotated at %s", at)
+	}
+	f.now = f.now.Add(hour - time.Second)
+	if done := f.rotateDue(); len(done) != 0 {
+		t.Errorf("rotated early: %+v", done)
+	}
+	f.now = f.now.Add(time.Second)
+	if done := f.rotateDue(); len(done) != 1 || !done[0].Rotated || done[0].Key.Name != "hourly" {
+		t.Errorf("rotated %+v", done)
+	}
+	if done := f.rotateDue(); len(done) != 0 {
+		t.Errorf("rotated twice: %+v", done)
+	}
+	f.now = f.now.Add(100 * hour) // a node that slept rotates once, and not once for each hour
+	if done := f.rotateDue(); len(done) != 2 || f.states("hourly") != "3 signing, 4 next" && f.states("hourly") != "2 retired, 3 signing, 4 next" {
+		t.Errorf("after a long time: %+v, %s", done, f.states("hourly"))
+	}
+}
+
+// One key that cannot be written does not keep the others from their rotation.
+func TestRotateDueGoesOn(t *testing.T) {
+	f := newFixture(t)
+	hour := time.Hour
+	for _, name := range []string{"a", "b", "c"} {
+		f.write(name, Settings{RotationPeriod: &hour})
+	}
+	f.now = f.now.Add(hour)
+	f.storage.Before(storetest.Fail(StoragePrefix+"b", storetest.Put))
+	done, err := f.RotateDue(f.ctx, f.storage, time.Minute)
+	if !errors.Is(err, storetest.ErrInjected) || len(done) != 2 {
+		t.Errorf("rotated %d, %v", len(done), err)
+	}
+	f.storage.Heal()
+	if done := f.rotateDue(); len(done) != 1 || done[0].Key.Name != "b" {
+		t.Errorf("then rotated %+v", done)
+	}
+}
+
+func TestEmergencyRotate(t *testing.T) {
+	f := newFixture(t)
+	f.write("k", Settings{})
+	f.sign("k", time.Hour)
+	f.rotate("k", time.Hour)
+	old := f.get("k").Versions
+	rotation, err := f.EmergencyRotate(f.ctx, f.storage, "k")
+	if err != nil || !rotation.Rotated || rotation.Retired != nil || len(rotation.Dropped) != len(old) {
+		t.Fatalf("got %+v, %v", rotation, err)
+	}
+	if got := f.states("k"); got != "4 signing, 5 next" {
+		t.Errorf("then there are %s", got)
+	}
+	for _, v := range old {
+		if f.published(v.ID) {
+			t.Errorf("%s is still published", v)
+		}
+	}
+	if until := f.get("k").SignedUntil(); !until.IsZero() {
+		t.Errorf("the new versions have signed until %s", until)
+	}
+}
+
+func TestRotateRefuses(t *testing.T) {
+	f := newFixture(t)
+	_, err := f.Rotate(f.ctx, f.storage, "never", 0)
+	wantMistake(t, "rotate", err, "name")
+	_, err = f.EmergencyRotate(f.ctx, f.storage, "never")
+	wantMistake(t, "rotate in an emergency", err, "name")
+	f.write("k", Settings{})
+	for range maxVersions - 2 {
+		f.rotate("k", time.Hour)
+	}
+	_, err = f.Rotate(f.ctx, f.storage, "k", time.Hour)
+	wantMistake(t, "one version too many", err, "name")
+	if _, err := f.EmergencyRotate(f.ctx, f.storage, "k"); err != nil {
+		t.Errorf("an emergency is refused: %v", err)
+	}
+}
+
+// Signing writes how far ahead tokens live once per step, not per token, and
+// before any token has that life.
+func TestHorizon(t *testing.T) {
+	f := newFixture(t)
+	f.write("k", Settings{})
+	f.get("k") // into memory
+	for _, step := range []struct {
+		after, life   time.Duration
+		reads, writes int64
+	}{
+		{0, time.Hour, 1, 1},
+		{0, time.Hour, 0, 0},
+		{time.Minute, time.Hour, 0, 0},
+		{9 * time.Minute, time.Hour, 0, 0}, // the last second that the first step covers
+		{time.Second, time.Hour, 1, 1},
+		{0, time.Minute, 0, 0},
+		{0, 30 * time.Hour, 1, 1},
+	} {
+		f.now = f.now.Add(step.after)
+		reads, writes := f.storage.Count(func() { f.sign("k", step.life) })
+		if reads != step.reads || writes != step.writes {
+			t.Errorf("%s after the step before, for %s: %d reads and %d writes, want %d and %d", step.after, step.life, reads, writes, step.reads, step.writes)
+		}
+		stored := New(f.clock)
+		key, err := stored.Get(f.ctx, f.storage, "k")
+		if err != nil || key.SignedUntil().Before(f.now.Add(step.life)) {
+			t.Errorf("the storage has %s for a token that lives until %s, %v", key.SignedUntil(), f.now.Add(step.life), err)
+		}
+	}
+}
+
+// Whatever becomes of a write, memory goes by the storage; and what failed
+// before its write changed nothing.
+func TestFaults(t *testing.T) {
+	hour, day := time.Hour, 24*time.Hour
+	operations := map[string]func(f *fixture, ctx context.Context) error{
+		"create": func(f *fixture, ctx context.Context) error {
+			_, _, err := f.Write(ctx, f.storage, "new", Settings{})
+			return err
+		},
+		"change": func(f *fixture, ctx context.Context) error {
+			_, _, err := f.Write(ctx, f.storage, "k", Settings{AllowedRoles: &[]string{"a"}})
+			return err
+		},
+		"rotate": func(f *fixture, ctx context.Context) error {
+			_, err := f.Rotate(ctx, f.storage, "k", hour)
+			return err
+		},
+		"emergency": func(f *fixture, ctx context.Context) error {
+			_, err := f.EmergencyRotate(ctx, f.storage, "k")
+			return err
+		},
+		"rotate due": func(f *fixture, ctx context.Context) error {
+			f.now = f.now.Add(25 * hour)
+			_, err := f.RotateDue(ctx, f.storage, hour)
+			return err
+		},
+		"horizon": func(f *fixture, ctx context.Context) error {
+			_, err := f.ForSigning(ctx, f.storage, "k", "role", f.now.Add(hour))
+			return err
+		},
+		"delete": func(f *fixture, ctx context.Context) error {
+			_, err := f.Delete(ctx, f.storage, "k")
+			return err
+		},
+	}
+	writes := storetest.Fail(StoragePrefix, storetest.Put, storetest.Delete)
+	for name, operate := range operations {
+		for fault, test := range map[string]struct {
+			inject  func(*storetest.Storage)
+			cancel  bool
+			changed bool
+		}{
+			"write refused": {func(s *storetest.Storage) { s.Before(writes) }, false, false},
+			"reply lost":    {func(s *storetest.Storage) { s.After(writes) }, false, true},
+			"read refused":  {func(s *storetest.Storage) { s.Before(storetest.Fail(StoragePrefix, storetest.Get, storetest.List)) }, false, false},
+			"caller gone":   {func(*storetest.Storage) {}, true, false},
+		} {
+			t.Run(name+"/"+fault, func(t *testing.T) {
+				f := newFixture(t)
+				f.write("k", Settings{RotationPeriod: &day})
+				f.write("other", Settings{})
+				before := f.content()
+				ctx, cancel := context.WithCancel(f.ctx)
+				defer cancel()
+				if test.cancel {
+					cancel()
+				}
+				test.inject(f.storage)
+				if err := operate(f, ctx); err == nil {
+					t.Error("no error")
+				}
+				f.storage.Heal()
+				inMemory := f.content()
+				f.restart()
+				if stored := f.content(); inMemory != stored {
+					t.Errorf("in memory is\n%s\nand stored\n%s", inMemory, stored)
+				}
+				if changed := inMemory != before; changed != test.changed {
+					t.Errorf("changed: %v, want %v; now it is\n%s", changed, test.changed, inMemory)
+				}
+			})
+		}
+	}
+}
