@@ -116,6 +116,37 @@ type RequestSettings struct {
 // Failed reports whether the request was refused.
 func (e *Event) Failed() bool { return e.Denied || e.Invalid }
 
+// Outcome is how a request ended, in one word. Metrics and reports count by it.
+type Outcome string
+
+const (
+	OutcomeOK      Outcome = "ok"      // not refused; of an introspection: the log does not show the answer
+	OutcomeDenied  Outcome = "denied"  // refused by Vault
+	OutcomeInvalid Outcome = "invalid" // refused for what was asked
+
+	// Answers to introspections.
+	OutcomeActive      Outcome = "active"
+	OutcomeInactive    Outcome = "inactive"     // unknown, expired or revoked
+	OutcomeCheckFailed Outcome = "check_failed" // live, with a wrong scope, audience or client address
+)
+
+// Outcome returns how the request ended.
+func (e *Event) Outcome() Outcome {
+	switch {
+	case e.Denied:
+		return OutcomeDenied
+	case e.Invalid:
+		return OutcomeInvalid
+	case e.Kind != KindIntrospect || e.Active == nil:
+		return OutcomeOK
+	case *e.Active:
+		return OutcomeActive
+	case e.ScopeFailed || e.AudienceFailed || e.ClientIPFailed:
+		return OutcomeCheckFailed
+	}
+	return OutcomeInactive
+}
+
 // Client is who asked, as precisely as the entry tells: the entity, else the
 // Vault token's accessor, else the address.
 func (e *Event) Client() string {

@@ -19,8 +19,9 @@ type counts struct {
 }
 
 type eventKey struct {
-	Kind           tokenwatch.Kind
-	Outcome, Mount string
+	Kind    tokenwatch.Kind
+	Outcome tokenwatch.Outcome
+	Mount   string
 }
 
 type alertKey struct {
@@ -44,24 +45,8 @@ func (c *counts) entry(t time.Time) {
 	}
 }
 
-func outcome(e *tokenwatch.Event) string {
-	switch {
-	case e.Denied:
-		return "denied"
-	case e.Invalid:
-		return "invalid"
-	case e.Active == nil:
-		return "ok"
-	case *e.Active:
-		return "active"
-	case e.ScopeFailed || e.AudienceFailed || e.ClientIPFailed:
-		return "check_failed"
-	}
-	return "inactive"
-}
-
 func (c *counts) event(e *tokenwatch.Event) {
-	key := eventKey{e.Kind, outcome(e), e.Namespace + e.Mount}
+	key := eventKey{e.Kind, e.Outcome(), e.Namespace + e.Mount}
 	if e.Namespace != "" {
 		key.Mount = e.Namespace + "/" + e.Mount
 	}
@@ -72,7 +57,7 @@ func (c *counts) event(e *tokenwatch.Event) {
 	c.minute(e, key.Outcome)
 }
 
-func (c *counts) minute(e *tokenwatch.Event, outcome string) {
+func (c *counts) minute(e *tokenwatch.Event, outcome tokenwatch.Outcome) {
 	start := e.Time.Truncate(time.Minute)
 	m := &c.Minutes[(start.Unix()/60%shownMinutes+shownMinutes)%shownMinutes]
 	switch {
@@ -86,7 +71,7 @@ func (c *counts) minute(e *tokenwatch.Event, outcome string) {
 		m.Failed++
 	case e.Kind == tokenwatch.KindIssue:
 		m.Issued++
-	case e.Kind == tokenwatch.KindIntrospect && outcome == "active":
+	case e.Kind == tokenwatch.KindIntrospect && outcome == tokenwatch.OutcomeActive:
 		m.Active++
 	case e.Kind == tokenwatch.KindIntrospect:
 		m.Inactive++
@@ -104,7 +89,7 @@ func (c *counts) snapshot(now time.Time) tokenwatch.Snapshot {
 		Lines: c.Lines, Malformed: c.Malformed, Oversized: c.Oversized, Dropped: c.Dropped,
 	}
 	for key, n := range c.Events {
-		s.Events = append(s.Events, tokenwatch.EventCount{Kind: string(key.Kind), Outcome: key.Outcome, Mount: key.Mount, Count: n})
+		s.Events = append(s.Events, tokenwatch.EventCount{Kind: string(key.Kind), Outcome: string(key.Outcome), Mount: key.Mount, Count: n})
 	}
 	slices.SortFunc(s.Events, func(a, b tokenwatch.EventCount) int {
 		return cmp.Or(cmp.Compare(a.Mount, b.Mount), cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Outcome, b.Outcome))

@@ -66,9 +66,6 @@ func (b *Builder) Observe(e *tokenwatch.Event) {
 		return
 	}
 	one := totalsOf(e)
-	if one == (Totals{}) {
-		return
-	}
 	b.totals.add(&one)
 	b.times.add(e.Time, &one)
 	if b.from.IsZero() || e.Time.Before(b.from) {
@@ -104,34 +101,31 @@ func (b *Builder) toldBefore(e *tokenwatch.Event) bool {
 	return false
 }
 
+// totalsOf is what one request adds to the totals.
 func totalsOf(e *tokenwatch.Event) Totals {
 	t := Totals{Requests: 1}
-	switch {
-	case e.Denied:
+	switch e.Outcome() {
+	case tokenwatch.OutcomeDenied:
 		t.Denied = 1
-	case e.Failed():
+	case tokenwatch.OutcomeInvalid:
 		t.Invalid = 1
-	default:
-		t.count(e)
+	case tokenwatch.OutcomeActive:
+		t.Active = 1
+	case tokenwatch.OutcomeInactive:
+		t.Inactive = 1
+	case tokenwatch.OutcomeCheckFailed:
+		t.CheckFailed = 1
+	case tokenwatch.OutcomeOK:
+		t.countDone(e.Kind)
 	}
 	return t
 }
 
-// count counts what a request that was not refused has done.
-func (t *Totals) count(e *tokenwatch.Event) {
-	switch e.Kind {
+// countDone counts what a request did that was not refused.
+func (t *Totals) countDone(kind tokenwatch.Kind) {
+	switch kind {
 	case tokenwatch.KindIssue:
 		t.Issued = 1
-	case tokenwatch.KindIntrospect:
-		switch {
-		case e.Active == nil: // a batch, or hidden in a raw body
-		case *e.Active:
-			t.Active = 1
-		case e.ScopeFailed || e.AudienceFailed || e.ClientIPFailed:
-			t.CheckFailed = 1
-		default:
-			t.Inactive = 1
-		}
 	case tokenwatch.KindLeaseRenew:
 		t.Renewed = 1
 	case tokenwatch.KindRevoke, tokenwatch.KindRevokeRole, tokenwatch.KindLeaseRevoke, tokenwatch.KindLeasePrefix:
@@ -170,24 +164,22 @@ func (b *Builder) addToTables(e *tokenwatch.Event, one *Totals) {
 		row := b.clients.row(key{clip(e.RemoteAddress)}, e, one)
 		row.Address, row.Name = clip(e.RemoteAddress), clip(e.DisplayName)
 	}
-	if outcome := badOutcome(one); outcome != "" {
+	if outcome := failure(e); outcome != "" {
 		row := b.failures.row(key{string(e.Kind), outcome, clip(e.Error)}, e, one)
 		row.Kind, row.Outcome, row.Error = string(e.Kind), outcome, clip(e.Error)
 	}
 }
 
-func badOutcome(t *Totals) string {
-	switch {
-	case t.Denied > 0:
-		return "denied"
-	case t.Invalid > 0:
-		return "invalid"
-	case t.Inactive > 0:
-		return "inactive"
-	case t.CheckFailed > 0:
+// failure is how a request failed, as the report writes it; empty if it did not.
+func failure(e *tokenwatch.Event) string {
+	switch outcome := e.Outcome(); outcome {
+	case tokenwatch.OutcomeOK, tokenwatch.OutcomeActive:
+		return ""
+	case tokenwatch.OutcomeCheckFailed:
 		return "check failed"
+	default:
+		return string(outcome)
 	}
-	return ""
 }
 
 // Alert takes a finding of a rule, or one again that has grown since.
