@@ -31,8 +31,9 @@ type Options struct {
 	// StateFile keeps the state over restarts; empty: it is not kept.
 	StateFile string
 	Log       *slog.Logger
-	// OnEvent and OnAlert are told of everything, for reports. An event is
-	// valid during the call only.
+	// OnEvent is called once for each request about the engine, OnAlert for
+	// each alert and its repetitions, for reports. An event is valid during
+	// the call only.
 	OnEvent func(*tokenwatch.Event)
 	OnAlert func(tokenwatch.Alert)
 }
@@ -48,7 +49,7 @@ type Monitor struct {
 	entries  []tokenwatch.EntryObserver
 	counts   counts
 	mounts   *mountTable
-	refused  *simplelru.LRU[string, struct{}] // ids of requests that both lines tell of
+	refused  *simplelru.LRU[string, struct{}] // ids of requests that count by either of their two lines
 	folder   *folder
 	position *tokenwatch.Position
 	store    *store
@@ -252,7 +253,7 @@ func (m *Monitor) observe(e *tokenwatch.Event) {
 	for _, r := range m.entries {
 		r.Entry(e.Time, m.emit)
 	}
-	if e.Kind == tokenwatch.KindOtherMounts || m.told(e) || !m.mounts.resolve(e) {
+	if e.Kind == tokenwatch.KindOtherMounts || m.duplicate(e) || !m.mounts.resolve(e) {
 		return
 	}
 	m.counts.event(e)
@@ -264,8 +265,10 @@ func (m *Monitor) observe(e *tokenwatch.Event) {
 	}
 }
 
-// told reports whether the request's other line has told of it already.
-func (m *Monitor) told(e *tokenwatch.Event) bool {
+// duplicate reports whether the other line of the same request was counted
+// already. Of a request that succeeded, the parser gives only the response; one
+// that was refused has its error on both lines.
+func (m *Monitor) duplicate(e *tokenwatch.Event) bool {
 	if e.RequestID == "" || (!e.Failed() && e.Kind != tokenwatch.KindAuditDisable) {
 		return false
 	}

@@ -164,6 +164,28 @@ func TestFlood(t *testing.T) {
 	}
 }
 
+// TestEachRequestIsGivenOnce has both lines of requests that end in all ways.
+func TestEachRequestIsGivenOnce(t *testing.T) {
+	var got []string
+	m, err := New(Options{OnEvent: func(e *tokenwatch.Event) { got = append(got, e.RequestID+" "+string(e.Outcome())) }, Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	disable := strings.NewReplacer(`"operation":"read"`, `"operation":"delete"`, `"tokens/config"`, `"sys/audit/file"`, `"vault-plugin-secrets-tokens"`, `"system"`, `"tokens/"`, `"sys/"`)
+	for _, response := range []string{
+		line(1, 0, ""),
+		line(2, 0, `"error":"permission denied",`),
+		line(3, 0, `"error":"hmac-sha256:1",`),
+		disable.Replace(line(4, 0, "")),
+	} {
+		handle(t, m, strings.Replace(response, `"response"`, `"request"`, 1), response)
+	}
+	finish(t, m)
+	if fmt.Sprint(got) != "[r1 ok r2 denied r3 invalid r4 ok]" {
+		t.Errorf("%q", got)
+	}
+}
+
 func TestDeniedRequestsCountOnce(t *testing.T) {
 	m := open(t, "")
 	denied := line(1, 0, `"error":"permission denied",`)

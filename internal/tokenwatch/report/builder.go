@@ -10,10 +10,9 @@ import (
 
 // Bounds of what a Builder remembers, whatever the log holds.
 const (
-	maxKeys     = 10_000 // of each table
-	maxAlerts   = 1_000
-	recentCount = 4_096 // request ids, to count the two lines of a refused request once
-	maxName     = 512   // bytes of a name or error text
+	maxKeys   = 10_000 // of each table
+	maxAlerts = 1_000
+	maxName   = 512 // bytes of a name or error text
 )
 
 // DefaultRows is how many rows of a table a report shows.
@@ -37,11 +36,8 @@ type Builder struct {
 
 	roles, types, entities, clients, failures counter
 
-	alerts   map[string]tokenwatch.Alert
-	dropped  [3]int // alerts that are not kept, by level
-	recent   map[string]bool
-	ring     [recentCount]string
-	ringNext int
+	alerts  map[string]tokenwatch.Alert
+	dropped [3]int // alerts that are not kept, by level
 }
 
 // New starts a report.
@@ -49,7 +45,7 @@ func New(options Options) *Builder {
 	if options.Rows <= 0 {
 		options.Rows = DefaultRows
 	}
-	return &Builder{options: options, alerts: map[string]tokenwatch.Alert{}, recent: map[string]bool{}}
+	return &Builder{options: options, alerts: map[string]tokenwatch.Alert{}}
 }
 
 // AddLog adds to what is said about the reading of the log.
@@ -59,10 +55,10 @@ func (b *Builder) AddLog(more Log) {
 	b.log.Oversized += more.Oversized
 }
 
-// Observe counts one event. Both halves of a request may be given: it counts
-// once.
+// Observe counts one request. It is called once for each, as a monitor calls
+// Options.OnEvent.
 func (b *Builder) Observe(e *tokenwatch.Event) {
-	if e.Kind == tokenwatch.KindOtherMounts || e.Kind == "" || b.outside(e.Time) || b.toldBefore(e) {
+	if e.Kind == tokenwatch.KindOtherMounts || e.Kind == "" || b.outside(e.Time) {
 		return
 	}
 	one := totalsOf(e)
@@ -79,26 +75,6 @@ func (b *Builder) Observe(e *tokenwatch.Event) {
 
 func (b *Builder) outside(at time.Time) bool {
 	return at.Before(b.options.From) || !b.options.To.IsZero() && !at.Before(b.options.To)
-}
-
-// toldBefore reports whether the other half of the request has been counted. A
-// refused request has its error on both of its lines; that of disabling an
-// audit device may have one only.
-func (b *Builder) toldBefore(e *tokenwatch.Event) bool {
-	if !e.Failed() && e.Kind != tokenwatch.KindAuditDisable {
-		return e.Phase == tokenwatch.PhaseRequest
-	}
-	if e.RequestID == "" {
-		return false
-	}
-	if b.recent[e.RequestID] {
-		return true
-	}
-	delete(b.recent, b.ring[b.ringNext])
-	b.ring[b.ringNext] = e.RequestID
-	b.recent[e.RequestID] = true
-	b.ringNext = (b.ringNext + 1) % recentCount
-	return false
 }
 
 // totalsOf is what one request adds to the totals.

@@ -46,14 +46,6 @@ func issued(role string) *tokenwatch.Event {
 	return response(tokenwatch.KindIssue, func(e *tokenwatch.Event) { e.Role, e.TokenType, e.TokenID = role, "api_key", "id" })
 }
 
-// both gives the two lines of a refused request.
-func both(b *Builder, e tokenwatch.Event, id string) {
-	e.RequestID, e.Phase = id, tokenwatch.PhaseRequest
-	b.Observe(&e)
-	e.Phase = tokenwatch.PhaseResponse
-	b.Observe(&e)
-}
-
 func TestEverythingCountsOnceInItsPlace(t *testing.T) {
 	b := New(Options{})
 	for range 3 {
@@ -66,15 +58,14 @@ func TestEverythingCountsOnceInItsPlace(t *testing.T) {
 	b.Observe(response(tokenwatch.KindLeaseRenew, nil))
 	b.Observe(response(tokenwatch.KindLeaseRevoke, nil))
 	b.Observe(response(tokenwatch.KindRevoke, nil))
-	both(b, *response(tokenwatch.KindIssue, func(e *tokenwatch.Event) {
+	b.Observe(response(tokenwatch.KindIssue, func(e *tokenwatch.Event) {
 		e.Role, e.Denied, e.Error = "orders", true, "1 error occurred:\n\t* permission denied\n\n"
-	}), "a")
-	both(b, *response(tokenwatch.KindIssue, func(e *tokenwatch.Event) {
+	}))
+	b.Observe(response(tokenwatch.KindIssue, func(e *tokenwatch.Event) {
 		e.Role, e.Invalid, e.Error = "orders", true, "hmac-sha256:"+strings.Repeat("ab", 32)
-	}), "b")
-	both(b, *response(tokenwatch.KindAuditDisable, nil), "c")
+	}))
+	b.Observe(response(tokenwatch.KindAuditDisable, nil))
 	b.Observe(response(tokenwatch.KindOtherMounts, nil))
-	b.Observe(response(tokenwatch.KindRoleRead, func(e *tokenwatch.Event) { e.Phase = tokenwatch.PhaseRequest }))
 	b.Observe(response(tokenwatch.KindRoleRead, nil))
 
 	r := b.Report(noon)
@@ -223,12 +214,12 @@ func example() *Report {
 				e.Time, e.RemoteAddress, e.DisplayName = at, "203.0.113.9", hostile
 			}))
 		case n < 92:
-			both(b, *response(tokenwatch.KindIssue, func(e *tokenwatch.Event) {
+			b.Observe(response(tokenwatch.KindIssue, func(e *tokenwatch.Event) {
 				set(e)
 				e.Denied, e.Error = true, "1 error occurred:\n\t* permission denied\n\n"
-			}), fmt.Sprint(i))
+			}))
 		case n < 93:
-			both(b, *response(tokenwatch.KindRoleWrite, func(e *tokenwatch.Event) { set(e); e.Invalid, e.Error = true, hostile }), fmt.Sprint(i))
+			b.Observe(response(tokenwatch.KindRoleWrite, func(e *tokenwatch.Event) { set(e); e.Invalid, e.Error = true, hostile }))
 		}
 	}
 	b.AddLog(Log{Lines: 41_234, Malformed: 2})
