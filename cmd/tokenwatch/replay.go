@@ -42,7 +42,7 @@ func replay(ctx context.Context, args []string, stdout io.Writer) error {
 		}
 		sinks = append(sinks, more...)
 	}
-	m, err := monitor.New(monitor.Options{MountTypes: c.MountTypes, Rules: list, Sinks: sinks, Repeat: c.Repeat, OpenFor: c.OpenFor, Log: logger()})
+	m, err := monitor.New(monitor.Options{MountTypes: c.MountTypes, Rules: list, Sinks: sinks, RepeatInterval: c.Repeat, ResolveTimeout: c.OpenFor, Log: logger()})
 	if err != nil {
 		return err
 	}

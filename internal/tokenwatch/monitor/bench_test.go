@@ -26,7 +26,7 @@ func BenchmarkReplay(b *testing.B) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		m, err := New(Options{Rules: list, Repeat: time.Hour, OpenFor: time.Hour, Log: slog.New(slog.DiscardHandler)})
+		m, err := New(Options{Rules: list, RepeatInterval: time.Hour, ResolveTimeout: time.Hour, Log: slog.New(slog.DiscardHandler)})
 		if err != nil {
 			b.Fatal(err)
 		}

@@ -19,7 +19,7 @@ import (
 // it follows from the entries before that place: so an entry that was taken
 // after the last checkpoint is read again after a crash, and counts once.
 //
-// An alert that was passed on after the last checkpoint may be passed on again.
+// An alert that was sent after the last checkpoint may be sent again.
 type checkpoint struct {
 	Version  int
 	Position *tokenwatch.Position
@@ -28,15 +28,30 @@ type checkpoint struct {
 	Mounts   []mountName
 	Leases   [2][]string // HMACs, ids
 	Findings []savedFinding
-	Floods   map[string]*flood
+	Floods   map[string]savedLimit // by rule
 	Rules    map[string][]byte
 	Pending  map[string][]tokenwatch.Alert // by sink
 }
 
-type savedFinding struct {
-	Key     findingKey
-	Finding *finding
-}
+// A finding and a rateLimit, under the names that state files have for their
+// fields: gob goes by names.
+type (
+	savedFinding struct {
+		Key     findingKey
+		Finding savedAlert
+	}
+	savedAlert struct {
+		Alert  tokenwatch.Alert
+		Passed int64
+		At     time.Time
+	}
+	savedLimit struct {
+		Minute time.Time
+		Passed int
+		Held   int64
+		Last   tokenwatch.Alert
+	}
+)
 
 // version changes when older checkpoints cannot be read any more.
 const version = 1
@@ -149,14 +164,11 @@ func (m *Monitor) save() error {
 	c := &checkpoint{
 		Version: version, Position: m.position, Counts: m.counts, Refused: m.refused.Keys(),
 		Leases: [2][]string{m.mounts.leases.Keys(), m.mounts.leases.Values()},
-		Floods: m.folder.floods, Rules: make(map[string][]byte), Pending: make(map[string][]tokenwatch.Alert),
+		Rules:  make(map[string][]byte), Pending: make(map[string][]tokenwatch.Alert),
 	}
+	c.Findings, c.Floods = m.deduper.save()
 	for name := range m.mounts.known {
 		c.Mounts = append(c.Mounts, name)
-	}
-	for _, key := range m.folder.findings.Keys() {
-		found, _ := m.folder.findings.Peek(key)
-		c.Findings = append(c.Findings, savedFinding{key, found})
 	}
 	for _, r := range m.opts.Rules {
 		state, err := r.Save()
@@ -200,12 +212,7 @@ func (m *Monitor) restore() error {
 	for i := range min(len(c.Leases[0]), len(c.Leases[1])) {
 		m.mounts.leases.Add(c.Leases[0][i], c.Leases[1][i])
 	}
-	for _, f := range c.Findings {
-		m.folder.findings.Add(f.Key, f.Finding)
-	}
-	if c.Floods != nil {
-		m.folder.floods = c.Floods
-	}
+	m.deduper.restore(c.Findings, c.Floods)
 	for _, r := range m.opts.Rules {
 		if state := c.Rules[r.Name()]; len(state) > 0 {
 			if err := r.Restore(state); err != nil {
@@ -217,4 +224,26 @@ func (m *Monitor) restore() error {
 		q.waiting = append(q.waiting, c.Pending[q.Name()]...)
 	}
 	return nil
+}
+
+func (d *deduper) save() ([]savedFinding, map[string]savedLimit) {
+	findings := make([]savedFinding, 0, d.findings.Len())
+	for _, key := range d.findings.Keys() {
+		f, _ := d.findings.Peek(key)
+		findings = append(findings, savedFinding{key, savedAlert{Alert: f.Alert, Passed: f.Notified, At: f.At}})
+	}
+	limits := make(map[string]savedLimit, len(d.limits))
+	for rule, l := range d.limits {
+		limits[rule] = savedLimit{Minute: l.Minute, Passed: l.Notified, Held: l.Held, Last: l.Last}
+	}
+	return findings, limits
+}
+
+func (d *deduper) restore(findings []savedFinding, limits map[string]savedLimit) {
+	for _, f := range findings {
+		d.findings.Add(f.Key, &finding{Alert: f.Finding.Alert, Notified: f.Finding.Passed, At: f.Finding.At})
+	}
+	for rule, l := range limits {
+		d.limits[rule] = &rateLimit{Minute: l.Minute, Notified: l.Passed, Held: l.Held, Last: l.Last}
+	}
 }

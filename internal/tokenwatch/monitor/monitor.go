@@ -22,10 +22,11 @@ type Options struct {
 	MountTypes []string // empty: audit.DefaultMountType
 	Rules      []tokenwatch.Rule
 	Sinks      []SinkOptions
-	// Repeat is how long an alert that goes on is not passed on again.
-	Repeat time.Duration
-	// OpenFor is how long an alert counts as open without happening again.
-	OpenFor time.Duration
+	// RepeatInterval is how long to wait before notifying again of an alert
+	// that goes on.
+	RepeatInterval time.Duration
+	// ResolveTimeout is how long an alert stays open without happening again.
+	ResolveTimeout time.Duration
 	// Live says that entries are of now, so that the clock tells of silence.
 	Live bool
 	// StateFile keeps the state over restarts; empty: it is not kept.
@@ -50,7 +51,7 @@ type Monitor struct {
 	counts   counts
 	mounts   *mountTable
 	refused  *simplelru.LRU[string, struct{}] // ids of requests that count by either of their two lines
-	folder   *folder
+	deduper  *deduper
 	position *tokenwatch.Position
 	store    *store
 	dirty    bool
@@ -66,7 +67,7 @@ const maxRefused = 4096
 func New(opts Options) (*Monitor, error) {
 	m := &Monitor{opts: opts, started: time.Now(), counts: newCounts(), mounts: newMountTable()}
 	m.refused, _ = simplelru.NewLRU[string, struct{}](maxRefused, nil)
-	m.folder = newFolder(opts.Repeat, opts.OpenFor, m.pass)
+	m.deduper = newDeduper(opts.RepeatInterval, opts.ResolveTimeout, m.notify)
 	for range runtime.GOMAXPROCS(0) {
 		m.parsers = append(m.parsers, audit.NewParser(opts.MountTypes...))
 	}
@@ -133,7 +134,7 @@ func (m *Monitor) Tick(now time.Time) {
 	for _, r := range m.opts.Rules {
 		r.Tick(now, m.emit)
 	}
-	m.folder.flush(now)
+	m.deduper.flush(now)
 	m.saveIfDue(now)
 }
 
@@ -141,7 +142,7 @@ func (m *Monitor) Tick(now time.Time) {
 // the rest with the state for the next start.
 func (m *Monitor) Close(ctx context.Context) error {
 	m.mu.Lock()
-	m.folder.flushAll()
+	m.deduper.flushAll()
 	m.mu.Unlock()
 	var closing sync.WaitGroup
 	for _, q := range m.queues {
@@ -279,10 +280,10 @@ func (m *Monitor) duplicate(e *tokenwatch.Event) bool {
 	return false
 }
 
-func (m *Monitor) emit(a tokenwatch.Alert) { m.folder.add(a) }
+func (m *Monitor) emit(a tokenwatch.Alert) { m.deduper.add(a) }
 
-// pass hands an alert to the sinks. repeated says that it was passed on before.
-func (m *Monitor) pass(a tokenwatch.Alert, repeated bool) {
+// notify hands an alert to the sinks. repeated says that they had it before.
+func (m *Monitor) notify(a tokenwatch.Alert, repeated bool) {
 	if !repeated {
 		m.counts.alert(a)
 	}
@@ -305,7 +306,7 @@ func (m *Monitor) Snapshot() tokenwatch.Snapshot {
 	}
 	s := m.counts.snapshot(now)
 	s.Started = m.started
-	s.Open = m.folder.open(now)
+	s.Open = m.deduper.open(now)
 	for _, q := range m.queues {
 		s.Sinks = append(s.Sinks, q.count())
 	}

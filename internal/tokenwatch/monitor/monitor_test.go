@@ -52,7 +52,7 @@ func open(t *testing.T, state string, sinks ...SinkOptions) *Monitor {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m, err := New(Options{Rules: list, Sinks: sinks, Repeat: time.Minute, OpenFor: time.Hour, StateFile: state, Log: slog.New(slog.DiscardHandler)})
+	m, err := New(Options{Rules: list, Sinks: sinks, RepeatInterval: time.Minute, ResolveTimeout: time.Hour, StateFile: state, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -81,34 +81,34 @@ func finish(t *testing.T, m *Monitor) {
 	}
 }
 
-func TestRepeatedFindingsAreFolded(t *testing.T) {
-	var passed []tokenwatch.Alert
-	f := newFolder(time.Minute, time.Hour, func(a tokenwatch.Alert, repeated bool) {
-		if repeated != (len(passed) > 0) {
-			t.Errorf("%d: repeated is %v", len(passed), repeated)
+func TestRepeatedFindingsAreOneAlert(t *testing.T) {
+	var notified []tokenwatch.Alert
+	d := newDeduper(time.Minute, time.Hour, func(a tokenwatch.Alert, repeated bool) {
+		if repeated != (len(notified) > 0) {
+			t.Errorf("%d: repeated is %v", len(notified), repeated)
 		}
-		passed = append(passed, a)
+		notified = append(notified, a)
 	})
 	at := func(i int) time.Time { return start.Add(time.Duration(i) * time.Second) }
 	for i := range 150 { // one a second
-		f.add(tokenwatch.Alert{Rule: "r", Key: "k", First: at(i), Last: at(i), Count: 1})
+		d.add(tokenwatch.Alert{Rule: "r", Key: "k", First: at(i), Last: at(i), Count: 1})
 	}
-	if open := f.open(at(150)); len(open) != 1 || open[0].Count != 150 {
+	if open := d.open(at(150)); len(open) != 1 || open[0].Count != 150 {
 		t.Errorf("open: %+v", open)
 	}
-	f.flush(at(170)) // not long enough after the last time
-	f.flush(at(190))
-	f.add(tokenwatch.Alert{Rule: "r", Key: "k", First: at(191), Last: at(191), Count: 1})
-	f.flushAll()
+	d.flush(at(170)) // not long enough after the last time
+	d.flush(at(190))
+	d.add(tokenwatch.Alert{Rule: "r", Key: "k", First: at(191), Last: at(191), Count: 1})
+	d.flushAll()
 	var counts []int64
-	for _, a := range passed {
+	for _, a := range notified {
 		counts = append(counts, a.Count)
-		if a.Fingerprint != passed[0].Fingerprint || !a.First.Equal(start) {
+		if a.Fingerprint != notified[0].Fingerprint || !a.First.Equal(start) {
 			t.Errorf("another alert: %+v", a)
 		}
 	}
 	if fmt.Sprint(counts) != "[1 61 121 150 151]" {
-		t.Errorf("passed on with the counts %v, want at once, every minute, and the rest at the end", counts)
+		t.Errorf("notified with the counts %v, want at once, every minute, and the rest at the end", counts)
 	}
 }
 
@@ -144,20 +144,20 @@ func TestFindingsAfterAPauseAreNew(t *testing.T) {
 	}
 }
 
-// TestFlood has one rule find more than anybody can read.
-func TestFlood(t *testing.T) {
+// TestRateLimit has one rule find more than anybody can read.
+func TestRateLimit(t *testing.T) {
 	c := &collector{}
-	f := newFolder(time.Minute, time.Hour, func(a tokenwatch.Alert, _ bool) { _ = c.Send(t.Context(), a) })
+	d := newDeduper(time.Minute, time.Hour, func(a tokenwatch.Alert, _ bool) { _ = c.Send(t.Context(), a) })
 	for i := range 100_000 {
-		f.add(tokenwatch.Alert{Rule: "r", Key: fmt.Sprint(i), Title: "t", First: start, Last: start, Count: 1})
+		d.add(tokenwatch.Alert{Rule: "r", Key: fmt.Sprint(i), Title: "t", First: start, Last: start, Count: 1})
 	}
-	if n := f.findings.Len(); n > maxOpen {
+	if n := d.findings.Len(); n > maxOpen {
 		t.Errorf("%d findings are kept", n)
 	}
-	f.add(tokenwatch.Alert{Rule: "r", Key: "later", First: start.Add(2 * time.Minute), Last: start.Add(2 * time.Minute), Count: 1})
+	d.add(tokenwatch.Alert{Rule: "r", Key: "later", First: start.Add(2 * time.Minute), Last: start.Add(2 * time.Minute), Count: 1})
 	got := c.alerts()
 	if len(got) != maxPerMinute+2 {
-		t.Fatalf("%d alerts were passed on", len(got))
+		t.Fatalf("%d notifications", len(got))
 	}
 	if sum := got[maxPerMinute]; sum.Count != 100_000-maxPerMinute || sum.Fingerprint == "" {
 		t.Errorf("%+v", sum)
@@ -240,6 +240,44 @@ func TestRestart(t *testing.T) {
 	got := up.alerts()
 	if len(got) == 0 || got[0].Rule != "root_token" || got[len(got)-1].Count != 4 {
 		t.Errorf("what waited for the sink is lost: %+v", got)
+	}
+}
+
+// TestStateOfVersion1 reads testdata/state-v1, which has two requests, one of
+// them refused (r2), three findings of rule "r" that are one alert, and more of
+// rule "many" than it may notify of in a minute, all of them waiting for a sink.
+func TestStateOfVersion1(t *testing.T) {
+	raw, err := os.ReadFile("testdata/state-v1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	state := filepath.Join(t.TempDir(), "state")
+	if err := os.WriteFile(state, raw, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c := &collector{}
+	m, err := New(Options{Sinks: []SinkOptions{{Sink: c}}, RepeatInterval: time.Minute, ResolveTimeout: time.Hour, StateFile: state, Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p := m.Position(); p == nil || *p != (tokenwatch.Position{Path: "/var/log/vault/audit.log", Device: 1, Inode: 2, Offset: 3, HeadSize: 4, HeadSum: "5"}) {
+		t.Errorf("position %+v", p)
+	}
+	if f, ok := m.deduper.findings.Peek(findingKey{"r", "again"}); !ok || f.Notified != 1 || f.Alert.Count != 3 || !f.At.Equal(start) || f.Alert.Title != "Again" {
+		t.Errorf("finding %+v", f)
+	}
+	if l := m.deduper.limits["many"]; l == nil || l.Notified != maxPerMinute+1 || l.Held != 1 || !l.Minute.Equal(start) || l.Last.Title != "Many" {
+		t.Errorf("limit %+v", l)
+	}
+	handle(t, m, line(2, 2*time.Second, `"error":"permission denied",`)) // counted already
+	finish(t, m)
+	s := m.Snapshot()
+	if s.Lines != 3 || len(s.Events) != 2 || s.Events[0] != (tokenwatch.EventCount{Kind: "config_read", Outcome: "denied", Mount: "tokens/", Count: 1}) {
+		t.Errorf("%+v", s)
+	}
+	// What waited, and at the end the rest of "r" and what "many" held back.
+	if got := c.alerts(); len(got) != 1+maxPerMinute+2 || got[0].Title != "Again" {
+		t.Errorf("%d alerts: %+v", len(got), got)
 	}
 }
 
