@@ -32,7 +32,7 @@ func check(args []string, stdout io.Writer) error {
 	for i, r := range list {
 		names[i] = r.Name()
 	}
-	fmt.Fprintf(stdout, "%s is in order. Rules: %s.\n", *configFile, strings.Join(names, ", "))
+	fmt.Fprintf(stdout, "%s is valid. Rules: %s.\n", *configFile, strings.Join(names, ", "))
 	if c.State == "" && c.Source.File != "" {
 		fmt.Fprintln(stdout, "Note: without state, each start reads the log from its beginning.")
 	}

@@ -84,7 +84,7 @@ func followWith(ctx context.Context, c config.Config, stdout io.Writer, asJSON b
 		sinks = append(sinks, monitor.SinkOptions{Sink: terminal(stdout, asJSON), MinSeverity: c.Sinks.Terminal.MinSeverity})
 	}
 	m, err := monitor.New(monitor.Options{
-		MountTypes: c.MountTypes, Rules: list, Sinks: sinks, RepeatInterval: c.Repeat, ResolveTimeout: c.OpenFor,
+		MountTypes: c.MountTypes, Rules: list, Sinks: sinks, RepeatInterval: c.RepeatInterval, ResolveTimeout: c.ResolveTimeout,
 		Live: true, StateFile: c.State, Log: log,
 	})
 	if err != nil {

@@ -50,7 +50,7 @@ func TestCheck(t *testing.T) {
 	if err := run(t.Context(), []string{"check", "-config", file(t, "c.yaml", "source: {file: /x}\n")}, &out); err != nil {
 		t.Error(err)
 	}
-	if !strings.Contains(out.String(), "in order") || !strings.Contains(out.String(), "revoked_token") || !strings.Contains(out.String(), "without state") {
+	if !strings.Contains(out.String(), "is valid") || !strings.Contains(out.String(), "revoked_token") || !strings.Contains(out.String(), "without state") {
 		t.Error(out.String())
 	}
 	for content, want := range map[string]string{"rules: {x: {}}": "field x not found", "geo_database: /nonexistent": "/nonexistent", "rules: {silence: {after: 0s}}": "rules.silence.after"} {

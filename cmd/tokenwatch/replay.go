@@ -42,7 +42,7 @@ func replay(ctx context.Context, args []string, stdout io.Writer) error {
 		}
 		sinks = append(sinks, more...)
 	}
-	m, err := monitor.New(monitor.Options{MountTypes: c.MountTypes, Rules: list, Sinks: sinks, RepeatInterval: c.Repeat, ResolveTimeout: c.OpenFor, Log: logger()})
+	m, err := monitor.New(monitor.Options{MountTypes: c.MountTypes, Rules: list, Sinks: sinks, RepeatInterval: c.RepeatInterval, ResolveTimeout: c.ResolveTimeout, Log: logger()})
 	if err != nil {
 		return err
 	}
@@ -50,7 +50,7 @@ func replay(ctx context.Context, args []string, stdout io.Writer) error {
 	if err := m.Run(ctx, &source.Stream{Files: set.Args(), MaxLine: c.Source.MaxLine}); err != nil {
 		return err
 	}
-	closing, cancel := context.WithTimeout(ctx, c.Repeat)
+	closing, cancel := context.WithTimeout(ctx, c.RepeatInterval)
 	defer cancel()
 	if err := m.Close(closing); err != nil {
 		return err

@@ -61,7 +61,7 @@ func read(ctx context.Context, configFile string, options report.Options) (*repo
 	}
 	builder := report.New(options)
 	m, err := monitor.New(monitor.Options{
-		MountTypes: c.MountTypes, Rules: list, RepeatInterval: c.Repeat, ResolveTimeout: c.OpenFor, Log: logger(),
+		MountTypes: c.MountTypes, Rules: list, RepeatInterval: c.RepeatInterval, ResolveTimeout: c.ResolveTimeout, Log: logger(),
 		OnEvent: builder.Observe, OnAlert: builder.Alert,
 	})
 	if err != nil {

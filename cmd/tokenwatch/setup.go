@@ -78,7 +78,7 @@ func makeSinks(c config.Config, stdout io.Writer) ([]monitor.SinkOptions, error)
 		sinks = append(sinks, monitor.SinkOptions{Sink: sink.Webhook{Endpoint: &w.Endpoint}, MinSeverity: w.MinSeverity, GiveUpAfter: w.GiveUpAfter})
 	}
 	for _, m := range c.Sinks.Alertmanager {
-		to := sink.Alertmanager{Endpoint: &m.Endpoint, ResolveAfter: c.OpenFor, Now: time.Now}
+		to := sink.Alertmanager{Endpoint: &m.Endpoint, ResolveTimeout: c.ResolveTimeout, Now: time.Now}
 		sinks = append(sinks, monitor.SinkOptions{Sink: to, MinSeverity: m.MinSeverity, GiveUpAfter: m.GiveUpAfter})
 	}
 	return sinks, errors.Join(problems...)

@@ -21,16 +21,19 @@ import (
 
 // Config is the configuration file.
 type Config struct {
-	Source      Source         `yaml:"source"`
-	State       string         `yaml:"state"`        // file that keeps the state over restarts
-	MountTypes  []string       `yaml:"mount_types"`  // names under which the plugin is registered
-	GeoDatabase string         `yaml:"geo_database"` // MaxMind file
-	Metrics     Listener       `yaml:"metrics"`      // metrics and health for Prometheus
-	Page        Listener       `yaml:"page"`         // the live page
-	Repeat      time.Duration  `yaml:"repeat"`       // an alert that goes on is passed on again after this
-	OpenFor     time.Duration  `yaml:"open_for"`     // and is over when it has not happened for this
-	Sinks       Sinks          `yaml:"sinks"`
-	Rules       rules.Settings `yaml:"rules"`
+	Source      Source   `yaml:"source"`
+	State       string   `yaml:"state"`        // file that keeps the state over restarts
+	MountTypes  []string `yaml:"mount_types"`  // names under which the plugin is registered
+	GeoDatabase string   `yaml:"geo_database"` // MaxMind file
+	Metrics     Listener `yaml:"metrics"`      // metrics and health for Prometheus
+	Page        Listener `yaml:"page"`         // the live page
+	// RepeatInterval is how long to wait before notifying again of an alert
+	// that goes on.
+	RepeatInterval time.Duration `yaml:"repeat_interval"`
+	// ResolveTimeout is how long an alert stays open without happening again.
+	ResolveTimeout time.Duration  `yaml:"resolve_timeout"`
+	Sinks          Sinks          `yaml:"sinks"`
+	Rules          rules.Settings `yaml:"rules"`
 }
 
 // Source is where the audit log comes from: a file or a socket.
@@ -83,11 +86,11 @@ type Alertmanager struct {
 // Default is the configuration without a file.
 func Default() Config {
 	return Config{
-		MountTypes: []string{audit.DefaultMountType},
-		Repeat:     15 * time.Minute,
-		OpenFor:    time.Hour,
-		Sinks:      Sinks{Terminal: Terminal{Enabled: true}},
-		Rules:      rules.Defaults(),
+		MountTypes:     []string{audit.DefaultMountType},
+		RepeatInterval: 15 * time.Minute,
+		ResolveTimeout: time.Hour,
+		Sinks:          Sinks{Terminal: Terminal{Enabled: true}},
+		Rules:          rules.Defaults(),
 	}
 }
 
@@ -142,11 +145,11 @@ func (c *Config) Validate() error {
 			problem("%s.listen: %w", name, err)
 		}
 	}
-	if c.Repeat < time.Second {
-		problem("repeat: %v is less than 1s", c.Repeat)
+	if c.RepeatInterval < time.Second {
+		problem("repeat_interval: %v is less than 1s", c.RepeatInterval)
 	}
-	if c.OpenFor < time.Second {
-		problem("open_for: %v is less than 1s", c.OpenFor)
+	if c.ResolveTimeout < time.Second {
+		problem("resolve_timeout: %v is less than 1s", c.ResolveTimeout)
 	}
 	problems = append(problems, c.Sinks.validate()...)
 	if err := c.Rules.Validate(); err != nil {

@@ -28,7 +28,7 @@ func TestLoad(t *testing.T) {
 	c, err := load(t, `
 source: {file: /var/log/vault/audit.log, from_end: true}
 state: /var/lib/tokenwatch/state
-repeat: 5m
+repeat_interval: 5m
 sinks:
   terminal: {enabled: false}
   json: [{file: /tmp/x, min_severity: Critical}]
@@ -41,12 +41,12 @@ rules:
 	if err != nil {
 		t.Fatal(err)
 	}
-	if c.Repeat != 5*time.Minute || c.Rules.FailedAccess.Threshold != 3 || c.Rules.FailedAccess.Window != 90*time.Second || c.Rules.Silence.Enabled ||
+	if c.RepeatInterval != 5*time.Minute || c.Rules.FailedAccess.Threshold != 3 || c.Rules.FailedAccess.Window != 90*time.Second || c.Rules.Silence.Enabled ||
 		c.Sinks.JSON[0].MinSeverity != tokenwatch.SeverityCritical || c.Sinks.Webhook[0].MinSeverity != tokenwatch.SeverityInfo {
 		t.Errorf("%+v", c)
 	}
 	// What is not named keeps its default.
-	if d := Default(); c.OpenFor != d.OpenFor || c.Rules.FailedAccess.MountThreshold != d.Rules.FailedAccess.MountThreshold || !c.Rules.FailedAccess.Enabled {
+	if d := Default(); c.ResolveTimeout != d.ResolveTimeout || c.Rules.FailedAccess.MountThreshold != d.Rules.FailedAccess.MountThreshold || !c.Rules.FailedAccess.Enabled {
 		t.Errorf("%+v", c)
 	}
 	if _, err := load(t, ""); err != nil {
@@ -66,7 +66,9 @@ func TestMistakesAreNamed(t *testing.T) {
 		"source: {max_line_bytes: 1}":                              "source.max_line_bytes",
 		"metrics: {listen: x}":                                     "metrics.listen",
 		"page: {listen: x}":                                        "page.listen",
-		"repeat: 0s":                                               "repeat",
+		"repeat_interval: 0s":                                      "repeat_interval",
+		"repeat: 15m":                                              "field repeat not found",
+		"open_for: 1h":                                             "field open_for not found",
 		"mount_types: []":                                          "mount_types",
 		"sinks: {webhook: [{url: x}]}":                             "sinks.webhook[0].url",
 		"sinks: {json: [{}]}":                                      "sinks.json[0].file",
@@ -80,8 +82,8 @@ func TestMistakesAreNamed(t *testing.T) {
 			t.Errorf("%s: %v, want %s", text, err, want)
 		}
 	}
-	_, err := parse("repeat: 0s\nopen_for: 0s\nrules: {silence: {after: 0s}}")
-	for _, want := range []string{"repeat", "open_for", "rules.silence.after"} {
+	_, err := parse("repeat_interval: 0s\nresolve_timeout: 0s\nrules: {silence: {after: 0s}}")
+	for _, want := range []string{"repeat_interval", "resolve_timeout", "rules.silence.after"} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s is not named in %v", want, err)
 		}

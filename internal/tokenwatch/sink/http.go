@@ -126,9 +126,9 @@ func (w Webhook) Send(ctx context.Context, a tokenwatch.Alert) error { return w.
 // of a cluster: they sort out which of them notifies.
 type Alertmanager struct {
 	*Endpoint
-	// ResolveAfter is how long an alert stays without happening again.
-	ResolveAfter time.Duration
-	Now          func() time.Time
+	// ResolveTimeout is how long an alert stays open without happening again.
+	ResolveTimeout time.Duration
+	Now            func() time.Time
 }
 
 // Name implements tokenwatch.Sink.
@@ -154,7 +154,7 @@ func (m Alertmanager) Send(ctx context.Context, a tokenwatch.Alert) error {
 			"token_id": a.TokenID, "lease_id": a.LeaseID, "request_id": a.RequestID, "advice": a.Advice,
 			"first": a.First.UTC().Format(time.RFC3339), "last": a.Last.UTC().Format(time.RFC3339),
 		}),
-		StartsAt: a.First, EndsAt: m.Now().Add(m.ResolveAfter),
+		StartsAt: a.First, EndsAt: m.Now().Add(m.ResolveTimeout),
 	}})
 }
 

@@ -160,7 +160,7 @@ func TestFailuresToSend(t *testing.T) {
 func TestAlertmanager(t *testing.T) {
 	r := newReceiver(t, 200)
 	now := time.Date(2026, 1, 2, 4, 0, 0, 0, time.UTC)
-	m := Alertmanager{Endpoint: r.endpoint(t), ResolveAfter: time.Hour, Now: func() time.Time { return now }}
+	m := Alertmanager{Endpoint: r.endpoint(t), ResolveTimeout: time.Hour, Now: func() time.Time { return now }}
 	m.URL = r.URL + "/"
 	if err := m.Send(t.Context(), sample("x")); err != nil {
 		t.Fatal(err)
