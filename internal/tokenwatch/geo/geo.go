@@ -9,16 +9,19 @@ import (
 	"github.com/oschwald/maxminddb-golang"
 )
 
-// Place is where an address is.
-type Place struct {
+// Location is where an address is.
+type Location struct {
 	Country             string // ISO 3166-1 alpha-2
 	Latitude, Longitude float64
 	HasCoordinates      bool
 }
 
-// Locator finds the place of an address, if it is known.
+// Place is the name that package rules has for a Location.
+type Place = Location
+
+// Locator finds the location of an address, if it is known.
 type Locator interface {
-	Locate(netip.Addr) (Place, bool)
+	Locate(netip.Addr) (Location, bool)
 }
 
 // Database is a MaxMind file such as GeoLite2-City.mmdb or -Country.mmdb.
@@ -37,7 +40,7 @@ func Open(path string) (*Database, error) {
 func (d *Database) Close() error { return d.reader.Close() }
 
 // Locate implements Locator.
-func (d *Database) Locate(addr netip.Addr) (Place, bool) {
+func (d *Database) Locate(addr netip.Addr) (Location, bool) {
 	var record struct {
 		Country struct {
 			ISOCode string `maxminddb:"iso_code"`
@@ -48,17 +51,17 @@ func (d *Database) Locate(addr netip.Addr) (Place, bool) {
 		} `maxminddb:"location"`
 	}
 	if err := d.reader.Lookup(addr.Unmap().AsSlice(), &record); err != nil || record.Country.ISOCode == "" {
-		return Place{}, false
+		return Location{}, false
 	}
-	p := Place{Country: record.Country.ISOCode}
+	l := Location{Country: record.Country.ISOCode}
 	if lat, lon := record.Location.Latitude, record.Location.Longitude; lat != nil && lon != nil {
-		p.Latitude, p.Longitude, p.HasCoordinates = *lat, *lon, true
+		l.Latitude, l.Longitude, l.HasCoordinates = *lat, *lon, true
 	}
-	return p, true
+	return l, true
 }
 
-// Kilometres is the distance of two places on the globe (haversine).
-func Kilometres(a, b Place) float64 {
+// Kilometres is the distance between two locations (haversine).
+func Kilometres(a, b Location) float64 {
 	const earth, degree = 6371, math.Pi / 180
 	sinLat := math.Sin((b.Latitude - a.Latitude) * degree / 2)
 	sinLon := math.Sin((b.Longitude - a.Longitude) * degree / 2)

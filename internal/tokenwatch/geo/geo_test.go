@@ -144,7 +144,7 @@ func TestLocate(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer db.Close()
-	for address, want := range map[string]Place{
+	for address, want := range map[string]Location{
 		"81.2.69.142":        {Country: "GB", Latitude: 51.5, Longitude: -0.1, HasCoordinates: true},
 		"::ffff:81.2.69.142": {Country: "GB", Latitude: 51.5, Longitude: -0.1, HasCoordinates: true},
 		"202.196.239.1":      {Country: "PH"},
@@ -169,14 +169,14 @@ func TestOpenSaysWhichFile(t *testing.T) {
 }
 
 func TestKilometres(t *testing.T) {
-	berlin, sydney := Place{Latitude: 52.52, Longitude: 13.405}, Place{Latitude: -33.87, Longitude: 151.21}
+	berlin, sydney := Location{Latitude: 52.52, Longitude: 13.405}, Location{Latitude: -33.87, Longitude: 151.21}
 	if km := Kilometres(berlin, sydney); km < 16000 || km > 16200 {
 		t.Errorf("Berlin to Sydney is %.0f km", km)
 	}
 	if km := Kilometres(berlin, berlin); km != 0 {
 		t.Errorf("Berlin to Berlin is %v km", km)
 	}
-	if km := Kilometres(Place{}, Place{Longitude: 180}); math.Abs(km-math.Pi*6371) > 1 {
+	if km := Kilometres(Location{}, Location{Longitude: 180}); math.Abs(km-math.Pi*6371) > 1 {
 		t.Errorf("half around the world is %.0f km", km)
 	}
 }
