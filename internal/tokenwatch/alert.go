@@ -37,6 +37,17 @@ func (s Severity) Level() int {
 	return 0
 }
 
+// Color is the severity's colour on a terminal, as an ANSI code.
+func (s Severity) Color() string {
+	switch s {
+	case SeverityCritical:
+		return "1;31" // bold red
+	case SeverityWarning:
+		return "33" // yellow
+	}
+	return "36" // cyan
+}
+
 // Alert is one finding of a rule. A rule says it again whenever it goes on, with
 // the same Key and the number of events since; these are folded into one, and
 // sinks get the sum under one Fingerprint.

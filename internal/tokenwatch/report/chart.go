@@ -5,6 +5,8 @@ import (
 	"math"
 	"strings"
 	"time"
+
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch"
 )
 
 // chart is a bar chart over the timeline, its bars in layers one upon another.
@@ -61,7 +63,7 @@ func (r *Report) chart(id, title string, layers ...layer) chart {
 	c := chart{ID: id, Title: title, Layers: layers, Width: chartStep * max(1, len(steps))}
 	sums := make([]string, len(layers))
 	for i, l := range layers {
-		c.Layers[i].Sum = number(l.of(&r.Totals))
+		c.Layers[i].Sum = tokenwatch.Number(l.of(&r.Totals))
 		sums[i] = l.Name + " " + c.Layers[i].Sum
 	}
 	var peak int64
@@ -72,11 +74,11 @@ func (r *Report) chart(id, title string, layers ...layer) chart {
 		}
 		peak = max(peak, sum)
 	}
-	c.Label = fmt.Sprintf("%s by %s: %s in all; at most %s", title, stepName(r.Timeline.StepSeconds), strings.Join(sums, ", "), number(peak))
+	c.Label = fmt.Sprintf("%s by %s: %s in all; at most %s", title, stepName(r.Timeline.StepSeconds), strings.Join(sums, ", "), tokenwatch.Number(peak))
 	top := niceAbove(peak)
-	c.Top, c.Middle = number(top), ""
+	c.Top, c.Middle = tokenwatch.Number(top), ""
 	if top%2 == 0 {
-		c.Middle = number(top / 2)
+		c.Middle = tokenwatch.Number(top / 2)
 	}
 	for i := range steps {
 		c.Bars = append(c.Bars, stack(i, &steps[i], layers, top)...)
@@ -91,7 +93,7 @@ func stack(at int, s *Step, layers []layer, top int64) []bar {
 	var bars []bar
 	var tip []string
 	for _, l := range layers {
-		tip = append(tip, fmt.Sprintf("%s %s", l.Name, number(l.of(&s.Totals))))
+		tip = append(tip, fmt.Sprintf("%s %s", l.Name, tokenwatch.Number(l.of(&s.Totals))))
 	}
 	y := 100.0
 	for _, l := range layers {

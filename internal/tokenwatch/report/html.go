@@ -105,7 +105,7 @@ func (r *Report) WriteHTML(w io.Writer) error {
 		v.Alerts = append(v.Alerts, alertView{severity(a), sanitize.Text(a.Title, 2*htmlWidth), details(a)})
 	}
 	if more := r.Alerts.Total() - len(r.Alerts.List); more > 0 {
-		v.MoreAlert = number(int64(more)) + " more are left out."
+		v.MoreAlert = tokenwatch.Number(int64(more)) + " more are left out."
 	}
 	for i := range r.Timeline.Steps {
 		v.Steps = append(v.Steps, stepFigures(&r.Timeline.Steps[i]))
@@ -127,13 +127,13 @@ func severity(a tokenwatch.Alert) string {
 func (r *Report) tiles() []tile {
 	t := &r.Totals
 	list := []tile{
-		{"Tokens issued", number(t.Issued), ""},
-		{"Active tokens seen", number(t.Active), ""},
-		{"Inactive tokens seen", number(t.Inactive), "amber"},
-		{"Checks failed", number(t.CheckFailed), "amber"},
-		{"Requests refused", number(t.Failed()), "red"},
-		{"Renewals", number(t.Renewed), ""},
-		{"Revocations", number(t.Revoked), ""},
+		{"Tokens issued", tokenwatch.Number(t.Issued), ""},
+		{"Active tokens seen", tokenwatch.Number(t.Active), ""},
+		{"Inactive tokens seen", tokenwatch.Number(t.Inactive), "amber"},
+		{"Checks failed", tokenwatch.Number(t.CheckFailed), "amber"},
+		{"Requests refused", tokenwatch.Number(t.Failed()), "red"},
+		{"Renewals", tokenwatch.Number(t.Renewed), ""},
+		{"Revocations", tokenwatch.Number(t.Revoked), ""},
 	}
 	for i := range list {
 		if list[i].Value == "0" {
@@ -146,7 +146,7 @@ func (r *Report) tiles() []tile {
 func stepFigures(s *Step) stepView {
 	v := stepView{Start: moment(s.Start)}
 	for _, n := range []int64{s.Issued, s.Active, s.Inactive, s.CheckFailed, s.Denied, s.Invalid, s.Renewed, s.Revoked} {
-		v.Figures = append(v.Figures, number(n))
+		v.Figures = append(v.Figures, tokenwatch.Number(n))
 	}
 	return v
 }

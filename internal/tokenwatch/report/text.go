@@ -40,7 +40,7 @@ func (r *Report) WriteText(w io.Writer, colors bool) error {
 		writeAlert(out, a, p)
 	}
 	if more := r.Alerts.Total() - len(r.Alerts.List); more > 0 {
-		fmt.Fprintf(out, "  %s more\n", number(int64(more)))
+		fmt.Fprintf(out, "  %s more\n", tokenwatch.Number(int64(more)))
 	}
 	return out.Flush()
 }
@@ -111,7 +111,7 @@ func text(s string) cell { return cell{Text: sanitize.Text(s, htmlWidth)} }
 const nothing = "·"
 
 func figure(n int64) cell {
-	c := cell{Text: number(n), Number: true}
+	c := cell{Text: tokenwatch.Number(n), Number: true}
 	if n == 0 {
 		c.Text = nothing
 	}
@@ -127,7 +127,7 @@ type column struct {
 }
 
 func name(heading string, of func(*Row) string) column {
-	return column{text(heading), func(r *Row) cell { return text(shortHash(of(r))) }}
+	return column{text(heading), func(r *Row) cell { return text(tokenwatch.ShortHash(of(r))) }}
 }
 
 func count(heading string, of func(*Row) int64) column {
@@ -188,10 +188,10 @@ func tableSection(id, title, empty string, t Table, bar func(*Row) int64, column
 		s.notes = append(s.notes, "Vault has hashed the kinds of tokens; scripts/setup-audit.sh makes the mount write them in clear.")
 	}
 	if t.More > 0 {
-		s.notes = append(s.notes, fmt.Sprintf("%s more, with fewer requests", number(int64(t.More))))
+		s.notes = append(s.notes, fmt.Sprintf("%s more, with fewer requests", tokenwatch.Number(int64(t.More))))
 	}
 	if t.Missed > 0 {
-		s.notes = append(s.notes, fmt.Sprintf("There are too many to remember them all: a line may lack up to %s requests.", number(t.Missed)))
+		s.notes = append(s.notes, fmt.Sprintf("There are too many to remember them all: a line may lack up to %s requests.", tokenwatch.Number(t.Missed)))
 	}
 	return s
 }
@@ -231,12 +231,12 @@ func when(a tokenwatch.Alert) string {
 	case a.Count <= 1:
 		return last
 	case first == last:
-		return fmt.Sprintf("%s, %s times", last, number(a.Count))
+		return fmt.Sprintf("%s, %s times", last, tokenwatch.Number(a.Count))
 	}
 	if day := len("2006-01-02 "); first[:day] == last[:day] {
 		last = last[day:]
 	}
-	return fmt.Sprintf("%s to %s, %s times", first, last, number(a.Count))
+	return fmt.Sprintf("%s to %s, %s times", first, last, tokenwatch.Number(a.Count))
 }
 
 func (a *Alerts) count() string {
@@ -249,7 +249,7 @@ func (a *Alerts) count() string {
 		word tokenwatch.Severity
 	}{{a.Critical, tokenwatch.SeverityCritical}, {a.Warning, tokenwatch.SeverityWarning}, {a.Info, tokenwatch.SeverityInfo}} {
 		if p.n > 0 {
-			parts = append(parts, fmt.Sprintf("%s %s", number(int64(p.n)), p.word))
+			parts = append(parts, fmt.Sprintf("%s %s", tokenwatch.Number(int64(p.n)), p.word))
 		}
 	}
 	return strings.Join(parts, ", ")
@@ -264,12 +264,12 @@ func (r *Report) period() string {
 }
 
 func (r *Report) logLine() string {
-	line := fmt.Sprintf("%s lines, of which %s are requests that concern the engine", number(r.Log.Lines), number(r.Totals.Requests))
+	line := fmt.Sprintf("%s lines, of which %s are requests that concern the engine", tokenwatch.Number(r.Log.Lines), tokenwatch.Number(r.Totals.Requests))
 	if r.Log.Malformed > 0 {
-		line += fmt.Sprintf("; %s are no audit entries", number(r.Log.Malformed))
+		line += fmt.Sprintf("; %s are no audit entries", tokenwatch.Number(r.Log.Malformed))
 	}
 	if r.Log.Oversized > 0 {
-		line += fmt.Sprintf("; %s are too long", number(r.Log.Oversized))
+		line += fmt.Sprintf("; %s are too long", tokenwatch.Number(r.Log.Oversized))
 	}
 	return line
 }
@@ -319,7 +319,7 @@ func kindName(k tokenwatch.Kind) string {
 func words(s string) string {
 	s = strings.TrimSpace(s)
 	if strings.HasPrefix(s, tokenwatch.HashPrefix) {
-		return "hashed: " + shortHash(s)
+		return "hashed: " + tokenwatch.ShortHash(s)
 	}
 	lines := strings.FieldsFunc(s, func(r rune) bool { return r == '\n' || r == '\t' || r == '*' })
 	for i := range lines {
@@ -329,23 +329,6 @@ func words(s string) string {
 		lines = lines[1:] // "1 error occurred:" says nothing
 	}
 	return strings.Join(lines, " ")
-}
-
-// shortHash keeps of an HMAC what tells it apart.
-func shortHash(s string) string {
-	if rest, ok := strings.CutPrefix(s, tokenwatch.HashPrefix); ok && len(rest) > 12 {
-		return tokenwatch.HashPrefix + rest[:12] + "…"
-	}
-	return s
-}
-
-// number groups digits by three: 1,234,567.
-func number(n int64) string {
-	digits := fmt.Sprint(n)
-	for i := len(digits) - 3; i > 0 && digits[i-1] != '-'; i -= 3 {
-		digits = digits[:i] + "," + digits[i:]
-	}
-	return digits
 }
 
 // painter colours text, or not.
@@ -363,11 +346,5 @@ func (p painter) dim(s string) string  { return p.paint("2", s) }
 
 func (p painter) severity(s tokenwatch.Severity) string {
 	word := fmt.Sprintf("%-8s", strings.ToUpper(sanitize.Text(string(s), textWidth)))
-	switch s {
-	case tokenwatch.SeverityCritical:
-		return p.paint("1;31", word)
-	case tokenwatch.SeverityWarning:
-		return p.paint("33", word)
-	}
-	return p.paint("36", word)
+	return p.paint(s.Color(), word)
 }

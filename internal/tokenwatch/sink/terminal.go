@@ -25,17 +25,11 @@ type Terminal struct {
 // Name implements tokenwatch.Sink.
 func (t *Terminal) Name() string { return "terminal" }
 
-var colors = map[tokenwatch.Severity]string{
-	tokenwatch.SeverityInfo:     "\x1b[36m",   // cyan
-	tokenwatch.SeverityWarning:  "\x1b[33m",   // yellow
-	tokenwatch.SeverityCritical: "\x1b[1;31m", // bold red
-}
-
 // Send implements tokenwatch.Sink.
 func (t *Terminal) Send(_ context.Context, a tokenwatch.Alert) error {
 	before, after := "", ""
 	if t.Color {
-		before, after = colors[a.Severity], "\x1b[0m"
+		before, after = "\x1b["+a.Severity.Color()+"m", "\x1b[0m"
 	}
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s  %s%-8s  %s%s  [%s]\n", a.Last.UTC().Format("2006-01-02 15:04:05Z"),

@@ -108,11 +108,3 @@ func TestStateIsBoundedAndVisible(t *testing.T) {
 		t.Errorf("last entry %v without any", v.LastEntry)
 	}
 }
-
-func TestNumber(t *testing.T) {
-	for n, want := range map[int64]string{0: "0", 999: "999", 1000: "1,000", 1234567: "1,234,567", -1000: "-1,000", -100: "-100"} {
-		if got := number(n); got != want {
-			t.Errorf("number(%d) = %s, want %s", n, got, want)
-		}
-	}
-}

@@ -148,18 +148,18 @@ func notes(s tokenwatch.Snapshot) []string {
 
 func facts(s tokenwatch.Snapshot) []fact {
 	list := []fact{
-		{Name: "Lines read", Value: number(s.Lines)},
-		{Name: "Malformed", Value: number(s.Malformed), Bad: s.Malformed > 0},
-		{Name: "Too long", Value: number(s.Oversized), Bad: s.Oversized > 0},
-		{Name: "Lost", Value: number(s.Dropped), Bad: s.Dropped > 0},
+		{Name: "Lines read", Value: tokenwatch.Number(s.Lines)},
+		{Name: "Malformed", Value: tokenwatch.Number(s.Malformed), Bad: s.Malformed > 0},
+		{Name: "Too long", Value: tokenwatch.Number(s.Oversized), Bad: s.Oversized > 0},
+		{Name: "Lost", Value: tokenwatch.Number(s.Dropped), Bad: s.Dropped > 0},
 	}
 	for _, sink := range s.Sinks {
-		value := number(sink.Sent) + " sent"
+		value := tokenwatch.Number(sink.Sent) + " sent"
 		if sink.Queued > 0 {
-			value += ", " + number(int64(sink.Queued)) + " waiting"
+			value += ", " + tokenwatch.Number(int64(sink.Queued)) + " waiting"
 		}
 		if sink.Failed > 0 {
-			value += ", " + number(sink.Failed) + " given up"
+			value += ", " + tokenwatch.Number(sink.Failed) + " given up"
 		}
 		list = append(list, fact{Name: "Alerts to " + text(sink.Sink), Value: value, Bad: sink.Failed > 0})
 	}
@@ -167,12 +167,3 @@ func facts(s tokenwatch.Snapshot) []fact {
 }
 
 func text(s string) string { return sanitize.Text(s, maxText) }
-
-// number groups digits by three: 1,234,567.
-func number(n int64) string {
-	digits := fmt.Sprint(n)
-	for i := len(digits) - 3; i > 0 && digits[i-1] != '-'; i -= 3 {
-		digits = digits[:i] + "," + digits[i:]
-	}
-	return digits
-}
