@@ -11,13 +11,15 @@ import (
 
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/sanitize"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/web"
 )
 
 var (
 	//go:embed report.html.tmpl
 	pageText string
 	//go:embed report.css
-	style string
+	ownStyle string
+	style    = web.BaseStyle + ownStyle
 
 	page = template.Must(template.New("report").Parse(pageText))
 )

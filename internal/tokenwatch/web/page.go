@@ -15,6 +15,11 @@ import (
 //go:embed static
 var static embed.FS
 
+// BaseStyle is the style sheet that the page has in common with the HTML report.
+//
+//go:embed static/base.css
+var BaseStyle string
+
 // ListenPage binds the live page to address, host:port.
 func ListenPage(address string, from tokenwatch.Snapshotter) (*Server, error) {
 	server, err := listen(address, func(host string) http.Handler { return pageHandler(from, host) })
@@ -29,16 +34,16 @@ func ListenPage(address string, from tokenwatch.Snapshotter) (*Server, error) {
 // read it by pointing a name of its own here (DNS rebinding).
 func pageHandler(from tokenwatch.Snapshotter, hosts ...string) http.Handler {
 	mux := http.NewServeMux()
-	for path, file := range map[string]struct{ name, kind string }{
-		"/{$}":      {"page.html", "text/html; charset=utf-8"},
-		"/page.css": {"page.css", "text/css; charset=utf-8"},
-		"/page.js":  {"page.js", "text/javascript; charset=utf-8"},
-		"/icon.svg": {"icon.svg", "image/svg+xml"},
+	for path, file := range map[string]struct {
+		kind  string
+		parts []string
+	}{
+		"/{$}":      {"text/html; charset=utf-8", []string{"page.html"}},
+		"/page.css": {"text/css; charset=utf-8", []string{"base.css", "page.css"}},
+		"/page.js":  {"text/javascript; charset=utf-8", []string{"page.js"}},
+		"/icon.svg": {"image/svg+xml", []string{"icon.svg"}},
 	} {
-		content, err := static.ReadFile("static/" + file.name)
-		if err != nil {
-			panic(err) // it is part of the binary
-		}
+		content := readStatic(file.parts...)
 		mux.HandleFunc("GET "+path, func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Type", file.kind)
 			_, _ = w.Write(content)
@@ -49,6 +54,19 @@ func pageHandler(from tokenwatch.Snapshotter, hosts ...string) http.Handler {
 		_ = json.NewEncoder(w).Encode(viewOf(from.Snapshot()))
 	})
 	return guarded(mux, hosts)
+}
+
+// readStatic joins files that are part of the binary.
+func readStatic(names ...string) []byte {
+	var all []byte
+	for _, name := range names {
+		content, err := static.ReadFile("static/" + name)
+		if err != nil {
+			panic(err)
+		}
+		all = append(all, content...)
+	}
+	return all
 }
 
 func guarded(next http.Handler, hosts []string) http.Handler {
