@@ -7,6 +7,7 @@ import (
 	"strings"
 	"text/tabwriter"
 
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/config"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/rules"
 )
 
@@ -19,17 +20,17 @@ func check(args []string, stdout io.Writer) error {
 	if *configFile == "" || set.NArg() > 0 {
 		return misused(set, "give the file with -config")
 	}
-	c, err := load(*configFile)
+	c, err := config.Load(*configFile)
 	if err != nil {
 		return err
 	}
-	list, closeGeo, err := makeRules(c)
-	defer closeGeo()
+	opts, release, err := c.MonitorOptions(logger())
 	if err != nil {
 		return err
 	}
-	names := make([]string, len(list))
-	for i, r := range list {
+	defer release()
+	names := make([]string, len(opts.Rules))
+	for i, r := range opts.Rules {
 		names[i] = r.Name()
 	}
 	fmt.Fprintf(stdout, "%s is valid. Rules: %s.\n", *configFile, strings.Join(names, ", "))

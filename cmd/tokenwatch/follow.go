@@ -4,17 +4,12 @@ import (
 	"context"
 	"errors"
 	"flag"
-	"fmt"
 	"io"
 	"log/slog"
 	"time"
 
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/config"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/monitor"
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/rules"
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/source"
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/web"
 )
 
 // closeLimit is how long sinks may take at the end; what they have not taken
@@ -23,13 +18,14 @@ const closeLimit = 10 * time.Second
 
 func follow(ctx context.Context, args []string, stdout io.Writer) error {
 	set := flags("follow", "[-config FILE] [-file FILE | -socket URL] [flags]\n\nWhat a flag says goes before what the configuration file says.")
+	var given config.Config
 	configFile := set.String("config", "", "configuration `FILE`")
-	file := set.String("file", "", "`FILE` of a file audit device, to be followed through rotation")
-	socket := set.String("socket", "", "`URL` to listen on for a socket audit device: tcp://host:port or unix:///path")
-	fromEnd := set.Bool("from-end", false, "at the first start, skip what is in the file already")
-	state := set.String("state", "", "`FILE` that keeps the state, so that a restart loses nothing and counts nothing twice")
-	listen := set.String("metrics", "", "serve /metrics and /healthz on `HOST:PORT`")
-	pageAt := set.String("page", "", "serve the live page on `HOST:PORT`; without a host only to this machine")
+	set.StringVar(&given.Source.File, "file", "", "`FILE` of a file audit device, to be followed through rotation")
+	set.StringVar(&given.Source.Socket, "socket", "", "`URL` to listen on for a socket audit device: tcp://host:port or unix:///path")
+	set.BoolVar(&given.Source.FromEnd, "from-end", false, "at the first start, skip what is in the file already")
+	set.StringVar(&given.State, "state", "", "`FILE` that keeps the state, so that a restart loses nothing and counts nothing twice")
+	set.StringVar(&given.Metrics.Listen, "metrics", "", "serve /metrics and /healthz on `HOST:PORT`")
+	set.StringVar(&given.Page.Listen, "page", "", "serve the live page on `HOST:PORT`; without a host only to this machine")
 	asJSON := set.Bool("json", false, "write alerts as JSON lines")
 	if err := parse(set, args); err != nil {
 		return err
@@ -37,56 +33,56 @@ func follow(ctx context.Context, args []string, stdout io.Writer) error {
 	if set.NArg() > 0 {
 		return misused(set, "no arguments are wanted")
 	}
-	c, err := load(*configFile)
+	if given.Source.File != "" && given.Source.Socket != "" {
+		return misused(set, "-file and -socket exclude each other")
+	}
+	c, err := config.Load(*configFile)
 	if err != nil {
 		return err
 	}
-	set.Visit(func(f *flag.Flag) {
-		switch f.Name {
-		case "file":
-			c.Source.File, c.Source.Socket = *file, ""
-		case "socket":
-			c.Source.Socket, c.Source.File = *socket, ""
-		case "from-end":
-			c.Source.FromEnd = *fromEnd
-		case "state":
-			c.State = *state
-		case "metrics":
-			c.Metrics.Listen = *listen
-		case "page":
-			c.Page.Listen = *pageAt
-		}
-	})
-	if *file != "" && *socket != "" {
-		return misused(set, "-file and -socket exclude each other")
-	}
+	set.Visit(func(f *flag.Flag) { override(&c, &given, f.Name) })
 	if err := c.Validate(); err != nil {
 		return err
 	}
 	if c.Source.File == "" && c.Source.Socket == "" {
 		return misused(set, "nothing to follow: give -file or -socket, or a configuration file with one of them")
 	}
-	return followWith(ctx, c, stdout, *asJSON)
+	return watch(ctx, c, stdout, *asJSON)
 }
 
-func followWith(ctx context.Context, c config.Config, stdout io.Writer, asJSON bool) error {
+// override takes over what one flag says.
+func override(c, given *config.Config, name string) {
+	switch name {
+	case "file":
+		c.Source.File, c.Source.Socket = given.Source.File, ""
+	case "socket":
+		c.Source.Socket, c.Source.File = given.Source.Socket, ""
+	case "from-end":
+		c.Source.FromEnd = given.Source.FromEnd
+	case "state":
+		c.State = given.State
+	case "metrics":
+		c.Metrics = given.Metrics
+	case "page":
+		c.Page = given.Page
+	}
+}
+
+func watch(ctx context.Context, c config.Config, stdout io.Writer, asJSON bool) error {
 	log := logger()
-	list, closeGeo, err := makeRules(c)
-	defer closeGeo()
+	opts, release, err := c.MonitorOptions(log)
 	if err != nil {
 		return err
 	}
-	sinks, err := makeSinks(c, stdout)
-	if err != nil {
+	defer release()
+	if opts.Sinks, err = c.OpenSinks(stdout); err != nil {
 		return err
 	}
 	if c.Sinks.Terminal.Enabled || asJSON {
-		sinks = append(sinks, monitor.SinkOptions{Sink: terminal(stdout, asJSON), MinSeverity: c.Sinks.Terminal.MinSeverity})
+		opts.Sinks = append(opts.Sinks, c.Console(stdout, asJSON))
 	}
-	m, err := monitor.New(monitor.Options{
-		MountTypes: c.MountTypes, Rules: list, Sinks: sinks, RepeatInterval: c.RepeatInterval, ResolveTimeout: c.ResolveTimeout,
-		Live: true, StateFile: c.State, Log: log,
-	})
+	opts.Live, opts.StateFile = true, c.State
+	m, err := monitor.New(opts)
 	if err != nil {
 		return err
 	}
@@ -100,17 +96,10 @@ func followWith(ctx context.Context, c config.Config, stdout io.Writer, asJSON b
 func serveAndRun(ctx context.Context, c config.Config, m *monitor.Monitor, log *slog.Logger) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	if c.Metrics.Listen != "" {
-		if err := serveMetrics(ctx, c.Metrics.Listen, m, log); err != nil {
-			return err
-		}
+	if err := serve(ctx, c, m, log, cancel); err != nil {
+		return err
 	}
-	if c.Page.Listen != "" {
-		if err := servePage(ctx, c.Page.Listen, m, log, cancel); err != nil {
-			return err
-		}
-	}
-	from, err := openSource(c, m, log)
+	from, err := c.Source.Open(m.Position(), log)
 	if err != nil {
 		return err
 	}
@@ -121,60 +110,4 @@ func serveAndRun(ctx context.Context, c config.Config, m *monitor.Monitor, log *
 		}
 	}
 	return err
-}
-
-func openSource(c config.Config, m *monitor.Monitor, log *slog.Logger) (tokenwatch.Source, error) {
-	if c.Source.File != "" {
-		from := m.Position()
-		log.Info("following", "file", c.Source.File, "resumed", from != nil)
-		return &source.File{Path: c.Source.File, From: from, FromEnd: c.Source.FromEnd, MaxLine: c.Source.MaxLine, Log: log}, nil
-	}
-	network, address, err := source.ParseSocket(c.Source.Socket)
-	if err != nil {
-		return nil, err
-	}
-	s := &source.Socket{Network: network, Address: address, MaxLine: c.Source.MaxLine, Log: log}
-	if err := s.Listen(); err != nil {
-		return nil, err
-	}
-	log.Info("listening for a socket audit device", "address", s.Addr().String())
-	return s, nil
-}
-
-// serveMetrics begins to serve metrics and health. That they end is no reason to
-// end watching.
-func serveMetrics(ctx context.Context, address string, m *monitor.Monitor, log *slog.Logger) error {
-	var series []web.RuleSeries
-	for _, r := range rules.Catalog() {
-		series = append(series, web.RuleSeries{Name: r.Name, Severity: r.Severity})
-	}
-	server, err := web.ListenMetrics(address, m, version, series)
-	if err != nil {
-		return err
-	}
-	log.Info("metrics", "url", server.URL()+"metrics")
-	go func() {
-		if err := server.Serve(ctx); err != nil {
-			log.Error("metrics are not served any more", "error", err)
-		}
-	}()
-	return nil
-}
-
-// servePage begins to serve the live page, and calls ended if that fails later.
-func servePage(ctx context.Context, address string, m *monitor.Monitor, log *slog.Logger, ended func(error)) error {
-	server, err := web.ListenPage(address, m)
-	if err != nil {
-		return err
-	}
-	log.Info("live page", "url", server.URL())
-	if !server.Loopback() {
-		log.Warn("the live page can be read by everybody who reaches its address")
-	}
-	go func() {
-		if err := server.Serve(ctx); err != nil {
-			ended(fmt.Errorf("page: %w", err))
-		}
-	}()
-	return nil
 }

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/config"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/monitor"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/source"
 )
@@ -25,24 +26,22 @@ func replay(ctx context.Context, args []string, stdout io.Writer) error {
 	if set.NArg() == 0 {
 		return misused(set, "no file is given; - is standard input")
 	}
-	c, err := load(*configFile)
+	c, err := config.Load(*configFile)
 	if err != nil {
 		return err
 	}
-	list, closeGeo, err := makeRules(c)
-	defer closeGeo()
+	opts, release, err := c.MonitorOptions(logger())
 	if err != nil {
 		return err
 	}
-	sinks := []monitor.SinkOptions{{Sink: terminal(stdout, *asJSON), MinSeverity: c.Sinks.Terminal.MinSeverity}}
+	defer release()
 	if *pass {
-		more, err := makeSinks(c, stdout)
-		if err != nil {
+		if opts.Sinks, err = c.OpenSinks(stdout); err != nil {
 			return err
 		}
-		sinks = append(sinks, more...)
 	}
-	m, err := monitor.New(monitor.Options{MountTypes: c.MountTypes, Rules: list, Sinks: sinks, RepeatInterval: c.RepeatInterval, ResolveTimeout: c.ResolveTimeout, Log: logger()})
+	opts.Sinks = append(opts.Sinks, c.Console(stdout, *asJSON))
+	m, err := monitor.New(opts)
 	if err != nil {
 		return err
 	}

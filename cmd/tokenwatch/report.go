@@ -7,8 +7,10 @@ import (
 	"os"
 	"time"
 
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/config"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/monitor"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/report"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/sink"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/source"
 )
 
@@ -17,9 +19,10 @@ func summarize(ctx context.Context, args []string, stdout io.Writer) error {
 	configFile := set.String("config", "", "configuration `FILE`, for its rules")
 	format := set.String("format", "text", "`FORMAT` of the report: text, json, or html")
 	output := set.String("o", "", "`FILE` to write the report to")
-	from := set.String("from", "", "leave out what was before this `TIME` (RFC 3339)")
-	to := set.String("to", "", "leave out what was at this `TIME` or after (RFC 3339)")
-	rows := set.Int("rows", report.DefaultRows, "`ROWS` of each table")
+	options := report.Options{}
+	set.Func("from", "leave out what was before this `TIME` (RFC 3339)", timeFlag(&options.From))
+	set.Func("to", "leave out what was at this `TIME` or after (RFC 3339)", timeFlag(&options.To))
+	set.IntVar(&options.Rows, "rows", report.DefaultRows, "`ROWS` of each table")
 	if err := parse(set, args); err != nil {
 		return err
 	}
@@ -29,19 +32,7 @@ func summarize(ctx context.Context, args []string, stdout io.Writer) error {
 	if *format != "text" && *format != "json" && *format != "html" {
 		return misused(set, "-format is none of text, json, html")
 	}
-	options := report.Options{Files: set.Args(), Rows: *rows}
-	for _, bound := range []struct {
-		text string
-		at   *time.Time
-	}{{*from, &options.From}, {*to, &options.To}} {
-		if bound.text == "" {
-			continue
-		}
-		var err error
-		if *bound.at, err = time.Parse(time.RFC3339, bound.text); err != nil {
-			return misused(set, "-from and -to are times such as 2026-01-31T00:00:00Z")
-		}
-	}
+	options.Files = set.Args()
 	builder, err := read(ctx, *configFile, options)
 	if err != nil {
 		return err
@@ -49,21 +40,32 @@ func summarize(ctx context.Context, args []string, stdout io.Writer) error {
 	return writeReport(builder.Report(time.Now()), *format, *output, stdout)
 }
 
+// timeFlag reads the value of a flag; an empty one is no time.
+func timeFlag(at *time.Time) func(string) error {
+	return func(value string) (err error) {
+		if value == "" {
+			return nil
+		}
+		if *at, err = time.Parse(time.RFC3339, value); err != nil {
+			return errors.New("not a time such as 2026-01-31T00:00:00Z")
+		}
+		return nil
+	}
+}
+
 func read(ctx context.Context, configFile string, options report.Options) (*report.Builder, error) {
-	c, err := load(configFile)
+	c, err := config.Load(configFile)
 	if err != nil {
 		return nil, err
 	}
-	list, closeGeo, err := makeRules(c)
-	defer closeGeo()
+	opts, release, err := c.MonitorOptions(logger())
 	if err != nil {
 		return nil, err
 	}
+	defer release()
 	builder := report.New(options)
-	m, err := monitor.New(monitor.Options{
-		MountTypes: c.MountTypes, Rules: list, RepeatInterval: c.RepeatInterval, ResolveTimeout: c.ResolveTimeout, Log: logger(),
-		OnEvent: builder.Observe, OnAlert: builder.Alert,
-	})
+	opts.OnEvent, opts.OnAlert = builder.Observe, builder.Alert
+	m, err := monitor.New(opts)
 	if err != nil {
 		return nil, err
 	}
@@ -94,5 +96,5 @@ func writeReport(r *report.Report, format, output string, stdout io.Writer) (err
 	case "html":
 		return r.WriteHTML(w)
 	}
-	return r.WriteText(w, colored(w))
+	return r.WriteText(w, sink.Colored(w))
 }

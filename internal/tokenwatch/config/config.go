@@ -6,17 +6,17 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"os"
 	"time"
 
 	"gopkg.in/yaml.v3"
 
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/audit"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/geo"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/monitor"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/rules"
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/sink"
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/source"
 )
 
 // Config is the configuration file.
@@ -36,51 +36,9 @@ type Config struct {
 	Rules          rules.Settings `yaml:"rules"`
 }
 
-// Source is where the audit log comes from: a file or a socket.
-type Source struct {
-	File    string `yaml:"file"`
-	FromEnd bool   `yaml:"from_end"` // at the first start, skip what is in the file already
-	Socket  string `yaml:"socket"`   // tcp://host:port or unix:///path, to listen on
-	MaxLine int    `yaml:"max_line_bytes"`
-}
-
 // Listener is where something is served.
 type Listener struct {
 	Listen string `yaml:"listen"` // host:port; empty: not at all
-}
-
-// Sinks are where alerts go.
-type Sinks struct {
-	Terminal     Terminal       `yaml:"terminal"`
-	JSON         []JSON         `yaml:"json"`
-	Webhook      []Webhook      `yaml:"webhook"`
-	Alertmanager []Alertmanager `yaml:"alertmanager"`
-}
-
-// Terminal writes to standard output.
-type Terminal struct {
-	Enabled     bool                `yaml:"enabled"`
-	MinSeverity tokenwatch.Severity `yaml:"min_severity"`
-}
-
-// JSON appends to a file.
-type JSON struct {
-	File        string              `yaml:"file"` // - is standard output
-	MinSeverity tokenwatch.Severity `yaml:"min_severity"`
-}
-
-// Webhook posts each alert.
-type Webhook struct {
-	sink.Endpoint `yaml:",inline"`
-	MinSeverity   tokenwatch.Severity `yaml:"min_severity"`
-	GiveUpAfter   time.Duration       `yaml:"give_up_after"`
-}
-
-// Alertmanager posts to its API.
-type Alertmanager struct {
-	sink.Endpoint `yaml:",inline"`
-	MinSeverity   tokenwatch.Severity `yaml:"min_severity"`
-	GiveUpAfter   time.Duration       `yaml:"give_up_after"`
 }
 
 // Default is the configuration without a file.
@@ -94,9 +52,13 @@ func Default() Config {
 	}
 }
 
-// Load reads a file. It names all that is wrong in it; unknown keys are wrong.
+// Load reads a file; without a path it returns Default. It names all that is
+// wrong; unknown keys are wrong.
 func Load(path string) (Config, error) {
 	c := Default()
+	if path == "" {
+		return c, c.Validate()
+	}
 	raw, err := os.ReadFile(path)
 	if err != nil {
 		return c, err
@@ -123,17 +85,7 @@ func (c *Config) parse(raw []byte) error {
 func (c *Config) Validate() error {
 	var problems []error
 	problem := func(format string, args ...any) { problems = append(problems, fmt.Errorf(format, args...)) }
-	if c.Source.File != "" && c.Source.Socket != "" {
-		problem("source: file and socket exclude each other")
-	}
-	if c.Source.Socket != "" {
-		if _, _, err := source.ParseSocket(c.Source.Socket); err != nil {
-			problem("source.socket: %w", err)
-		}
-	}
-	if n := c.Source.MaxLine; n != 0 && (n < 1<<10 || n > 64<<20) {
-		problem("source.max_line_bytes: %d is not between 1024 and %d", n, 64<<20)
-	}
+	problems = append(problems, c.Source.validate()...)
 	if len(c.MountTypes) == 0 {
 		problem("mount_types: is empty")
 	}
@@ -158,34 +110,25 @@ func (c *Config) Validate() error {
 	return errors.Join(problems...)
 }
 
-func (s *Sinks) validate() (problems []error) {
-	check := func(name string, severity *tokenwatch.Severity, open func() error) {
-		if *severity == "" {
-			*severity = tokenwatch.SeverityInfo
-		}
-		parsed, err := tokenwatch.ParseSeverity(string(*severity))
+// MonitorOptions returns the options of a monitor with this configuration's
+// rules, but without sinks and state. release closes the geo database, once the
+// monitor is closed.
+func (c *Config) MonitorOptions(log *slog.Logger) (opts monitor.Options, release func(), err error) {
+	release = func() {}
+	var locate geo.Locator
+	if c.GeoDatabase != "" {
+		db, err := geo.Open(c.GeoDatabase)
 		if err != nil {
-			problems = append(problems, fmt.Errorf("%s.min_severity: %w", name, err))
+			return opts, release, err
 		}
-		*severity = parsed
-		if err := open(); err != nil {
-			problems = append(problems, fmt.Errorf("%s.%w", name, err))
-		}
+		locate, release = db, func() { _ = db.Close() }
 	}
-	check("sinks.terminal", &s.Terminal.MinSeverity, func() error { return nil })
-	for i := range s.JSON {
-		check(fmt.Sprintf("sinks.json[%d]", i), &s.JSON[i].MinSeverity, func() error {
-			if s.JSON[i].File == "" {
-				return errors.New("file: is missing")
-			}
-			return nil
-		})
+	list, err := rules.New(c.Rules, locate)
+	if err != nil {
+		release()
+		return opts, release, err
 	}
-	for i := range s.Webhook {
-		check(fmt.Sprintf("sinks.webhook[%d]", i), &s.Webhook[i].MinSeverity, s.Webhook[i].Open)
-	}
-	for i := range s.Alertmanager {
-		check(fmt.Sprintf("sinks.alertmanager[%d]", i), &s.Alertmanager[i].MinSeverity, s.Alertmanager[i].Open)
-	}
-	return problems
+	return monitor.Options{
+		MountTypes: c.MountTypes, Rules: list, RepeatInterval: c.RepeatInterval, ResolveTimeout: c.ResolveTimeout, Log: log,
+	}, release, nil
 }

@@ -1,13 +1,18 @@
 package config
 
 import (
+	"fmt"
+	"io"
+	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/source"
 )
 
 func parse(text string) (Config, error) {
@@ -87,5 +92,65 @@ func TestMistakesAreNamed(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s is not named in %v", want, err)
 		}
+	}
+}
+
+func TestOpenSinks(t *testing.T) {
+	dir := t.TempDir()
+	c, err := parse("sinks: {json: [{file: '" + dir + "/alerts'}, {file: '-', min_severity: warning}], webhook: [{url: 'https://example.com/x', give_up_after: 1m}], alertmanager: [{url: 'http://127.0.0.1:9093'}]}")
+	if err != nil {
+		t.Fatal(err)
+	}
+	sinks, err := c.OpenSinks(io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, s := range append(sinks, c.Console(io.Discard, false), c.Console(io.Discard, true)) {
+		got = append(got, fmt.Sprint(s.Name(), " ", s.MinSeverity, " ", s.GiveUpAfter))
+	}
+	want := []string{
+		"json " + dir + "/alerts info 0s", "json - warning 0s", "webhook example.com info 1m0s", "alertmanager 127.0.0.1:9093 info 0s",
+		"terminal info 0s", "json - info 0s",
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
+	}
+	c.Sinks.JSON[0].File = dir + "/missing/alerts"
+	if _, err := c.OpenSinks(io.Discard); err == nil || !strings.Contains(err.Error(), "/missing/alerts") {
+		t.Errorf("a file that cannot be opened: %v", err)
+	}
+}
+
+func TestOpenSource(t *testing.T) {
+	log, from := slog.New(slog.DiscardHandler), &tokenwatch.Position{Offset: 7}
+	s := Source{File: "/x", FromEnd: true, MaxLine: 2048}
+	opened, err := s.Open(from, log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if f, ok := opened.(*source.File); !ok || f.Path != "/x" || f.From != from || !f.FromEnd || f.MaxLine != 2048 {
+		t.Errorf("%+v", opened)
+	}
+	s = Source{Socket: "unix://" + t.TempDir() + "/missing/socket"}
+	if _, err := s.Open(nil, log); err == nil {
+		t.Error("a socket that cannot be opened")
+	}
+}
+
+func TestMonitorOptions(t *testing.T) {
+	c := Default()
+	c.GeoDatabase = filepath.Join(t.TempDir(), "none.mmdb")
+	if _, _, err := c.MonitorOptions(nil); err == nil || !strings.Contains(err.Error(), "none.mmdb") {
+		t.Errorf("a geo database that is missing: %v", err)
+	}
+	c = Default()
+	opts, release, err := c.MonitorOptions(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer release()
+	if len(opts.Rules) == 0 || opts.RepeatInterval != c.RepeatInterval || opts.ResolveTimeout != c.ResolveTimeout || len(opts.MountTypes) != 1 {
+		t.Errorf("%+v", opts)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"os"
 	"strings"
 
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch"
@@ -20,6 +21,17 @@ const maxField = 400
 type Terminal struct {
 	W     io.Writer
 	Color bool
+}
+
+// Colored reports whether to write to w in colour: to a terminal, unless its
+// user does not want it (https://no-color.org), but not to files and pipes.
+func Colored(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	if !ok || os.Getenv("NO_COLOR") != "" || os.Getenv("TERM") == "dumb" {
+		return false
+	}
+	info, err := f.Stat()
+	return err == nil && info.Mode()&os.ModeCharDevice != 0
 }
 
 // Name implements tokenwatch.Sink.
