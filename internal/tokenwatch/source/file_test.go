@@ -130,7 +130,12 @@ type reader struct {
 	got      []int
 	position *tokenwatch.Position
 	problem  error
+	log      io.Writer // of the source; nil: nobody reads it
 }
+
+type writerFunc func([]byte) (int, error)
+
+func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
 
 func (r *reader) take(b tokenwatch.Batch) error {
 	r.mu.Lock()
@@ -158,6 +163,9 @@ func (r *reader) follow(t *testing.T, path string, until int) {
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
 	f := &File{Path: path, From: r.position, Poll: time.Millisecond, Log: slog.New(slog.DiscardHandler)}
+	if r.log != nil {
+		f.Log = slog.New(slog.NewTextHandler(r.log, nil))
+	}
 	err := f.Run(ctx, func(b tokenwatch.Batch) error {
 		if err := r.take(b); err != nil {
 			return err
@@ -292,11 +300,13 @@ func TestStart(t *testing.T) {
 		f := &File{Path: w.path, FromEnd: true, Poll: time.Millisecond, Log: slog.New(slog.DiscardHandler)}
 		_, err = io.WriteString(w.f, "a line\n")
 		w.must(err)
-		go func() {
-			<-time.After(20 * time.Millisecond)
-			_, _ = io.WriteString(w.f, "another\n")
-		}()
+		begun := false
 		if err := f.Run(ctx, func(b tokenwatch.Batch) error {
+			if !begun { // the first batch says where reading begins
+				begun = true
+				_, err := io.WriteString(w.f, "another\n")
+				return err
+			}
 			if got = append(got, b.Lines...); len(got) > 0 {
 				cancel()
 			}
@@ -311,13 +321,16 @@ func TestStart(t *testing.T) {
 	t.Run("before there is a log", func(t *testing.T) {
 		w := newLogWriter(t)
 		w.must(os.Remove(w.path))
-		go func() {
-			<-time.After(20 * time.Millisecond)
-			_ = os.WriteFile(w.path, []byte("0 \n"), 0o600)
-		}()
-		r := &reader{}
+		said := ""
+		r := &reader{log: writerFunc(func(line []byte) (int, error) {
+			said += string(line)
+			return len(line), os.WriteFile(w.path, []byte("0 \n"), 0o600)
+		})}
 		r.follow(t, w.path, 1)
 		r.check(t, 1)
+		if strings.Count(said, "\n") != 1 || !strings.Contains(said, "waiting for the log to be there") {
+			t.Errorf("said %q", said)
+		}
 	})
 	t.Run("where it was is gone", func(t *testing.T) {
 		w := newLogWriter(t)
