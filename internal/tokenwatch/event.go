@@ -23,7 +23,6 @@ const (
 	KindKeyEmergency Kind = "key_emergency" // keys/<name>/rotate with emergency=true
 	KindKeyDelete    Kind = "key_delete"    // keys/<name>
 	KindPublicRead   Kind = "public_read"   // jwks, .well-known/…, status/…
-	KindStatic       Kind = "static"        // static-roles, static-creds, rotate-role
 	KindOther        Kind = "other"         // anything else on a mount of the engine
 	KindLeaseRenew   Kind = "lease_renew"   // sys/leases/renew
 	KindLeaseRevoke  Kind = "lease_revoke"  // sys/leases/revoke

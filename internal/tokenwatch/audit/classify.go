@@ -53,7 +53,8 @@ func classifyEngine(e *tokenwatch.Event, rest string) tokenwatch.Kind {
 		e.TokenID = name
 		return byOperation(e.Operation, tokenwatch.KindTokenRead, tokenwatch.KindOther, tokenwatch.KindRevoke)
 	case "roles":
-		return classifyRole(e)
+		e.Role = name
+		return byOperation(e.Operation, tokenwatch.KindRoleRead, tokenwatch.KindRoleWrite, tokenwatch.KindRoleDelete)
 	case "config":
 		return byOperation(e.Operation, tokenwatch.KindConfigRead, tokenwatch.KindConfigWrite, tokenwatch.KindOther)
 	case "keys":
@@ -64,26 +65,8 @@ func classifyEngine(e *tokenwatch.Event, rest string) tokenwatch.Kind {
 		return byOperation(e.Operation, tokenwatch.KindKeyRead, tokenwatch.KindKeyWrite, tokenwatch.KindKeyDelete)
 	case "jwks", ".well-known", "status":
 		return tokenwatch.KindPublicRead
-	case "static-roles", "static-creds", "rotate-role":
-		return tokenwatch.KindStatic
-	case "oauth2":
-		switch name {
-		case "introspect":
-			return tokenwatch.KindIntrospect
-		case "revoke":
-			return tokenwatch.KindRevoke
-		}
 	}
 	return tokenwatch.KindOther
-}
-
-func classifyRole(e *tokenwatch.Event) tokenwatch.Kind {
-	if role, ok := strings.CutSuffix(e.Name, "/revoke"); ok {
-		e.Name, e.Role = role, role
-		return tokenwatch.KindRevokeRole
-	}
-	e.Role = e.Name
-	return byOperation(e.Operation, tokenwatch.KindRoleRead, tokenwatch.KindRoleWrite, tokenwatch.KindRoleDelete)
 }
 
 // leasePaths are under sys/; those without leases/ are the older names.
