@@ -81,30 +81,6 @@ func (p *Parser) responseBody(s *scanner, e *tokenwatch.Event) (refused bool) {
 		switch string(key) {
 		case "error":
 			refused = s.peek() == '"'
-		case "active":
-			if is, ok := s.boolean(); ok {
-				e.Active = &is
-			}
-		case "token":
-			if e.Kind == tokenwatch.KindIssue {
-				e.TokenHash = tokenHash(s.text())
-			}
-		case "token_id":
-			e.TokenID = string(s.text())
-		case "token_type":
-			e.TokenType = p.strings.get(s.text())
-		case "role":
-			if role := p.strings.get(s.text()); e.Role == "" || !hashed(role) {
-				e.Role = role
-			}
-		case "client_id":
-			e.ClientID = p.strings.get(s.text())
-		case "scope_failed":
-			e.ScopeFailed, _ = s.boolean()
-		case "audience_failed":
-			e.AudienceFailed, _ = s.boolean()
-		case "client_ip_failed":
-			e.ClientIPFailed, _ = s.boolean()
 		case "expires_in":
 			if n, ok := s.number(); ok {
 				expires = e.Time.Unix() + n
@@ -120,7 +96,7 @@ func (p *Parser) responseBody(s *scanner, e *tokenwatch.Event) (refused bool) {
 		case "retired":
 			retired = true
 		default:
-			if set != nil {
+			if !p.tokenField(s, key, e) && set != nil {
 				p.setting(s, key, set)
 			}
 		}
@@ -135,6 +111,40 @@ func (p *Parser) responseBody(s *scanner, e *tokenwatch.Event) (refused bool) {
 	}
 	e.Settings = firstOf(e.Settings, set)
 	return refused
+}
+
+// tokenField reads a field that describes the issued or introspected token. It
+// reports whether key is one.
+func (p *Parser) tokenField(s *scanner, key []byte, e *tokenwatch.Event) bool {
+	switch string(key) {
+	case "active":
+		if is, ok := s.boolean(); ok {
+			e.Active = &is
+		}
+	case "token":
+		if e.Kind == tokenwatch.KindIssue {
+			e.TokenHash = tokenHash(s.text())
+		}
+	case "token_id":
+		e.TokenID = string(s.text())
+	case "token_type":
+		e.TokenType = p.strings.get(s.text())
+	case "role":
+		if role := p.strings.get(s.text()); e.Role == "" || !hashed(role) {
+			e.Role = role
+		}
+	case "client_id":
+		e.ClientID = p.strings.get(s.text())
+	case "scope_failed":
+		e.ScopeFailed, _ = s.boolean()
+	case "audience_failed":
+		e.AudienceFailed, _ = s.boolean()
+	case "client_ip_failed":
+		e.ClientIPFailed, _ = s.boolean()
+	default:
+		return false
+	}
+	return true
 }
 
 // tokenHash keeps tokens out of memory and state when the log has them in clear
