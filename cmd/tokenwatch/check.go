@@ -12,13 +12,13 @@ import (
 )
 
 func check(args []string, stdout io.Writer) error {
-	set := flags("check", "-config FILE\n\nReads the configuration file and all that it names, and says what is wrong.")
+	set := flags("check", "-config FILE\n\nReads the configuration file and the files it names, and reports what is wrong.")
 	configFile := set.String("config", "", "configuration `FILE`")
 	if err := parse(set, args); err != nil {
 		return err
 	}
 	if *configFile == "" || set.NArg() > 0 {
-		return misused(set, "give the file with -config")
+		return misused(set, "-config is required")
 	}
 	c, err := config.Load(*configFile)
 	if err != nil {
@@ -35,7 +35,7 @@ func check(args []string, stdout io.Writer) error {
 	}
 	fmt.Fprintf(stdout, "%s is valid. Rules: %s.\n", *configFile, strings.Join(names, ", "))
 	if c.State == "" && c.Source.File != "" {
-		fmt.Fprintln(stdout, "Note: without state, each start reads the log from its beginning.")
+		fmt.Fprintln(stdout, "Note: without state, every start reads the log from the beginning.")
 	}
 	return nil
 }
@@ -47,7 +47,7 @@ func listRules(args []string, stdout io.Writer) error {
 		return err
 	}
 	if set.NArg() > 0 {
-		return misused(set, "no arguments are wanted")
+		return misused(set, "unexpected arguments")
 	}
 	if *asJSON {
 		e := json.NewEncoder(stdout)
@@ -60,7 +60,7 @@ func listRules(args []string, stdout io.Writer) error {
 		writeSettings(stdout, r.Settings)
 		fmt.Fprintln(stdout)
 	}
-	fmt.Fprintln(stdout, "Every rule has, besides:")
+	fmt.Fprintln(stdout, "Every rule also has:")
 	writeSettings(stdout, rules.CommonSettings())
 	return nil
 }

@@ -12,26 +12,26 @@ import (
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/monitor"
 )
 
-// closeLimit is how long sinks may take at the end; what they have not taken
-// by then is kept in the state.
+// closeLimit is how long sinks may take at the end; what they have not accepted by
+// then is kept in the state.
 const closeLimit = 10 * time.Second
 
 func follow(ctx context.Context, args []string, stdout io.Writer) error {
-	set := flags("follow", "[-config FILE] [-file FILE | -socket URL] [flags]\n\nWhat a flag says goes before what the configuration file says.")
+	set := flags("follow", "[-config FILE] [-file FILE | -socket URL] [flags]\n\nFlags override the configuration file.")
 	var given config.Config
 	configFile := set.String("config", "", "configuration `FILE`")
-	set.StringVar(&given.Source.File, "file", "", "`FILE` of a file audit device, to be followed through rotation")
+	set.StringVar(&given.Source.File, "file", "", "`FILE` of a file audit device, followed through rotation")
 	set.StringVar(&given.Source.Socket, "socket", "", "`URL` to listen on for a socket audit device: tcp://host:port or unix:///path")
-	set.BoolVar(&given.Source.FromEnd, "from-end", false, "at the first start, skip what is in the file already")
+	set.BoolVar(&given.Source.FromEnd, "from-end", false, "on the first start, skip what the file already holds")
 	set.StringVar(&given.State, "state", "", "`FILE` that keeps the state, so that a restart loses nothing and counts nothing twice")
-	set.StringVar(&given.Metrics.Listen, "metrics", "", "serve /metrics and /healthz on `HOST:PORT`")
-	set.StringVar(&given.Page.Listen, "page", "", "serve the live page on `HOST:PORT`; without a host only to this machine")
+	set.StringVar(&given.Metrics.Listen, "metrics", "", "serve /metrics and /healthz on `HOST:PORT`; the default host is 127.0.0.1")
+	set.StringVar(&given.Page.Listen, "page", "", "serve the live page on `HOST:PORT`; the default host is 127.0.0.1")
 	asJSON := set.Bool("json", false, "write alerts as JSON lines")
 	if err := parse(set, args); err != nil {
 		return err
 	}
 	if set.NArg() > 0 {
-		return misused(set, "no arguments are wanted")
+		return misused(set, "unexpected arguments")
 	}
 	if given.Source.File != "" && given.Source.Socket != "" {
 		return misused(set, "-file and -socket exclude each other")
@@ -50,7 +50,7 @@ func follow(ctx context.Context, args []string, stdout io.Writer) error {
 	return watch(ctx, c, stdout, *asJSON)
 }
 
-// override takes over what one flag says.
+// override sets in c what one flag sets in given.
 func override(c, given *config.Config, name string) {
 	switch name {
 	case "file":
@@ -92,7 +92,7 @@ func watch(ctx context.Context, c config.Config, stdout io.Writer, asJSON bool) 
 	return errors.Join(err, m.Close(closing))
 }
 
-// serveAndRun ends when the source does, or ctx.
+// serveAndRun returns when the source or ctx ends.
 func serveAndRun(ctx context.Context, c config.Config, m *monitor.Monitor, log *slog.Logger) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)

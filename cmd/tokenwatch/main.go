@@ -1,5 +1,5 @@
-// Command tokenwatch reads Vault's audit log and says what people have to know
-// about the tokens engine.
+// Command tokenwatch reads Vault's audit log and raises alerts about the tokens
+// engine.
 package main
 
 import (
@@ -17,13 +17,13 @@ import (
 
 const version = "v0.1.0"
 
-const usage = `tokenwatch reads Vault's audit log and tells what you need to know about the
-tokens engine: stolen, guessed and revoked tokens in use, refused requests,
-changes that allow more than before, and a log that has gone quiet.
+const usage = `tokenwatch reads Vault's audit log and raises alerts about the tokens engine:
+stolen, guessed and revoked tokens in use, refused requests, changes that widen
+permissions, and a log that has gone quiet.
 
 usage: tokenwatch [follow] [flags]      follow the log and raise alerts
-       tokenwatch replay [flags] FILE…  raise alerts for logs that are there; - is standard input
-       tokenwatch report [flags] FILE…  sum up what happened, as text, JSON or HTML
+       tokenwatch replay [flags] FILE…  raise alerts for existing logs; - is standard input
+       tokenwatch report [flags] FILE…  summarize what happened, as text, JSON or HTML
        tokenwatch check [flags]         check the configuration file
        tokenwatch rules [flags]         list the rules, what they mean and their settings
        tokenwatch version
@@ -31,11 +31,11 @@ usage: tokenwatch [follow] [flags]      follow the log and raise alerts
 tokenwatch COMMAND --help lists the flags of a command.
 `
 
-// errUsage is an error that was said already.
+// errUsage is an error that has already been printed.
 var errUsage = errors.New("usage")
 
-// The collector may let garbage be twice what is in use, which makes reading a
-// log a tenth faster, up to a total that a small machine can spare.
+// The heap may grow to three times what is in use, which makes reading a log a
+// tenth faster, up to a total that a small machine can spare.
 const (
 	garbagePercent = 200
 	memoryLimit    = 150 << 20
@@ -84,11 +84,11 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 		fmt.Fprint(stdout, usage)
 		return nil
 	}
-	fmt.Fprintf(os.Stderr, "tokenwatch: there is no command %q\n\n%s", command, usage)
+	fmt.Fprintf(os.Stderr, "tokenwatch: unknown command %q\n\n%s", command, usage)
 	return errUsage
 }
 
-// flags makes a flag set that says how to use the command.
+// flags returns a flag set with the usage of a command.
 func flags(name, synopsis string) *flag.FlagSet {
 	set := flag.NewFlagSet("tokenwatch "+name, flag.ContinueOnError)
 	set.Usage = func() {
@@ -103,10 +103,10 @@ func parse(set *flag.FlagSet, args []string) error {
 	case err == nil, errors.Is(err, flag.ErrHelp):
 		return err
 	}
-	return errUsage // the flag package has said why
+	return errUsage // the flag package has printed why
 }
 
-// misused tells what is wrong with the arguments.
+// misused prints what is wrong with the arguments.
 func misused(set *flag.FlagSet, problem string) error {
 	fmt.Fprintf(set.Output(), "%s: %s\n\n", set.Name(), problem)
 	set.Usage()

@@ -15,16 +15,16 @@ import (
 )
 
 func replay(ctx context.Context, args []string, stdout io.Writer) error {
-	set := flags("replay", "[flags] FILE…\n\nReads audit logs to their end, oldest first, and writes what there would have\nbeen alerts for. Files may be compressed with gzip; - is standard input.")
+	set := flags("replay", "[flags] FILE…\n\nReads audit logs to their end, and writes the alerts they would have raised.\nGive the oldest file first. Files may be compressed with gzip; - is standard\ninput.")
 	configFile := set.String("config", "", "configuration `FILE`, for its rules")
 	asJSON := set.Bool("json", false, "write alerts as JSON lines")
-	counts := set.Bool("counts", false, "write at the end how many requests there were of each kind, as a line of JSON")
-	pass := set.Bool("sinks", false, "pass alerts on to the sinks of the configuration file, too")
+	counts := set.Bool("counts", false, "at the end, write the number of requests of each kind, as a line of JSON")
+	pass := set.Bool("sinks", false, "also send alerts to the sinks of the configuration file")
 	if err := parse(set, args); err != nil {
 		return err
 	}
 	if set.NArg() == 0 {
-		return misused(set, "no file is given; - is standard input")
+		return misused(set, "no files given; - is standard input")
 	}
 	c, err := config.Load(*configFile)
 	if err != nil {
@@ -70,6 +70,6 @@ func summary(w io.Writer, s tokenwatch.Snapshot, took time.Duration) {
 	for _, a := range s.Alerts {
 		alerts += a.Count
 	}
-	fmt.Fprintf(w, "%d lines in %.1f s: %d requests about the engine, %d alerts, %d lines that are no audit entries, %d too long\n",
+	fmt.Fprintf(w, "%d lines in %.1f s: %d requests about the engine, %d alerts, %d lines that are not audit entries, %d too long\n",
 		s.Lines, took.Seconds(), events, alerts, s.Malformed, s.Oversized)
 }

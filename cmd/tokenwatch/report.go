@@ -15,22 +15,22 @@ import (
 )
 
 func summarize(ctx context.Context, args []string, stdout io.Writer) error {
-	set := flags("report", "[flags] FILE…\n\nSums up what audit logs say: tokens by role, kind and entity, failures, top\nclients, alerts. Files are read oldest first and may be compressed with gzip;\n- is standard input.")
+	set := flags("report", "[flags] FILE…\n\nSummarizes audit logs: tokens by role, type and entity, failures, top clients,\nalerts. Give the oldest file first. Files may be compressed with gzip; - is\nstandard input.")
 	configFile := set.String("config", "", "configuration `FILE`, for its rules")
 	format := set.String("format", "text", "`FORMAT` of the report: text, json, or html")
 	output := set.String("o", "", "`FILE` to write the report to")
 	options := report.Options{}
-	set.Func("from", "leave out what was before this `TIME` (RFC 3339)", timeFlag(&options.From))
-	set.Func("to", "leave out what was at this `TIME` or after (RFC 3339)", timeFlag(&options.To))
+	set.Func("from", "leave out requests before this `TIME` (RFC 3339)", timeFlag(&options.From))
+	set.Func("to", "leave out requests at or after this `TIME` (RFC 3339)", timeFlag(&options.To))
 	set.IntVar(&options.Rows, "rows", report.DefaultRows, "`ROWS` of each table")
 	if err := parse(set, args); err != nil {
 		return err
 	}
 	if set.NArg() == 0 {
-		return misused(set, "no file is given; - is standard input")
+		return misused(set, "no files given; - is standard input")
 	}
 	if *format != "text" && *format != "json" && *format != "html" {
-		return misused(set, "-format is none of text, json, html")
+		return misused(set, "-format is not text, json or html")
 	}
 	options.Files = set.Args()
 	builder, err := read(ctx, *configFile, options)
@@ -40,7 +40,7 @@ func summarize(ctx context.Context, args []string, stdout io.Writer) error {
 	return writeReport(builder.Report(time.Now()), *format, *output, stdout)
 }
 
-// timeFlag reads the value of a flag; an empty one is no time.
+// timeFlag parses the value of a flag; an empty value sets no time.
 func timeFlag(at *time.Time) func(string) error {
 	return func(value string) (err error) {
 		if value == "" {

@@ -11,8 +11,8 @@ import (
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/web"
 )
 
-// serve begins to serve what the configuration asks for, until ctx ends. ended
-// is called if the page fails later.
+// serve starts the servers of the configuration; they run until ctx ends. ended is
+// called if the page fails later.
 func serve(ctx context.Context, c config.Config, from tokenwatch.Snapshotter, log *slog.Logger, ended func(error)) error {
 	if c.Metrics.Listen != "" {
 		if err := serveMetrics(ctx, c.Metrics.Listen, from, log); err != nil {
@@ -25,8 +25,8 @@ func serve(ctx context.Context, c config.Config, from tokenwatch.Snapshotter, lo
 	return nil
 }
 
-// serveMetrics begins to serve metrics and health. That they end is no reason to
-// end watching.
+// serveMetrics starts to serve metrics and health. A later failure does not end
+// the monitor.
 func serveMetrics(ctx context.Context, address string, from tokenwatch.Snapshotter, log *slog.Logger) error {
 	var series []web.RuleSeries
 	for _, r := range rules.Catalog() {
@@ -39,13 +39,13 @@ func serveMetrics(ctx context.Context, address string, from tokenwatch.Snapshott
 	log.Info("metrics", "url", server.URL()+"metrics")
 	go func() {
 		if err := server.Serve(ctx); err != nil {
-			log.Error("metrics are not served any more", "error", err)
+			log.Error("metrics are no longer served", "error", err)
 		}
 	}()
 	return nil
 }
 
-// servePage begins to serve the live page.
+// servePage starts to serve the live page.
 func servePage(ctx context.Context, address string, from tokenwatch.Snapshotter, log *slog.Logger, ended func(error)) error {
 	server, err := web.ListenPage(address, from)
 	if err != nil {
@@ -53,7 +53,7 @@ func servePage(ctx context.Context, address string, from tokenwatch.Snapshotter,
 	}
 	log.Info("live page", "url", server.URL())
 	if !server.Loopback() {
-		log.Warn("the live page can be read by everybody who reaches its address")
+		log.Warn("everybody who can reach the address can read the live page")
 	}
 	go func() {
 		if err := server.Serve(ctx); err != nil {

@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// Severity says how soon somebody has to look.
+// Severity is how urgent an alert is.
 type Severity string
 
 const (
@@ -17,16 +17,16 @@ const (
 	SeverityCritical Severity = "critical" // look now
 )
 
-// ParseSeverity accepts the three words in any case.
+// ParseSeverity accepts the three severities in any case.
 func ParseSeverity(s string) (Severity, error) {
 	switch sev := Severity(strings.ToLower(s)); sev {
 	case SeverityInfo, SeverityWarning, SeverityCritical:
 		return sev, nil
 	}
-	return "", fmt.Errorf("%q is none of info, warning, critical", s)
+	return "", fmt.Errorf("%q is not info, warning or critical", s)
 }
 
-// Level orders severities: the higher, the sooner.
+// Level orders severities: the higher, the more urgent.
 func (s Severity) Level() int {
 	switch s {
 	case SeverityCritical:
@@ -48,19 +48,19 @@ func (s Severity) Color() string {
 	return "36" // cyan
 }
 
-// Alert is one finding of a rule. A rule says it again whenever it goes on, with
-// the same Key and the number of events since; these are folded into one, and
-// sinks get the sum under one Fingerprint.
+// Alert is one finding of a rule. A rule emits it again, with the same Key and
+// the number of events since, for as long as it goes on; the monitor adds these
+// up, and sinks get the sum under one Fingerprint.
 //
-// Any string may hold what an attacker chose. Sinks have to escape for where
-// they write to.
+// Any string may hold what an attacker chose. Sinks must escape it for their
+// output.
 type Alert struct {
 	Fingerprint string    `json:"fingerprint"`
 	Rule        string    `json:"rule"`
 	Severity    Severity  `json:"severity"`
-	Key         string    `json:"-"`                   // tells findings of one rule apart
+	Key         string    `json:"-"`                   // distinguishes the findings of one rule
 	Title       string    `json:"title"`               // one sentence: what happened
-	Detail      string    `json:"detail,omitempty"`    // one sentence: figures, what changed, and the like
+	Detail      string    `json:"detail,omitempty"`    // one sentence: numbers, what changed, and the like
 	Who         string    `json:"who,omitempty"`       // display name and entity, or accessor, or address
 	EntityID    string    `json:"entity_id,omitempty"` // of Who, or of the token's owner
 	Where       string    `json:"where,omitempty"`     // address or network that it came from
@@ -77,8 +77,8 @@ type Alert struct {
 	Advice      string    `json:"advice"`
 }
 
-// FingerprintOf names a finding by its rule and by what tells it apart from
-// other findings of that rule.
+// FingerprintOf identifies a finding by its rule and by what distinguishes it
+// from other findings of that rule.
 func FingerprintOf(rule string, parts ...string) string {
 	h := sha256.New()
 	for _, p := range append([]string{rule}, parts...) {

@@ -31,7 +31,7 @@ const (
 	KindAuditEnable  Kind = "audit_enable"  // sys/audit/<name>
 	KindMountTune    Kind = "mount_tune"    // sys/mounts/<path>/tune
 	KindMountDisable Kind = "mount_disable" // DELETE of sys/mounts/<path>
-	KindOtherMounts  Kind = "other_mounts"  // a request that is none of tokenwatch's business
+	KindOtherMounts  Kind = "other_mounts"  // not about the engine
 )
 
 // OfEngine reports whether the request went to a mount of the engine itself.
@@ -43,7 +43,7 @@ func (k Kind) OfEngine() bool {
 	return true
 }
 
-// Phase is the half of a request that an entry of the audit log tells of.
+// Phase is the half of a request that an entry of the audit log is about.
 type Phase string
 
 const (
@@ -51,9 +51,9 @@ const (
 	PhaseResponse Phase = "response"
 )
 
-// Event is one request, as far as the audit log shows it. Strings are as they
-// stand in the log: a value that Vault hashed begins with HashPrefix, and equal
-// values have equal hashes as long as the audit device is the same.
+// Event is one request, as far as the audit log shows it. Strings are as in the
+// log: a value that Vault hashed begins with HashPrefix, and equal values of the
+// same audit device have equal hashes.
 type Event struct {
 	Time      time.Time `json:"time"`
 	Phase     Phase     `json:"phase"`
@@ -63,7 +63,7 @@ type Event struct {
 	Namespace string    `json:"namespace,omitempty"` // path without slash at the end; empty is root
 	Mount     string    `json:"mount,omitempty"`     // mount_point, with a slash at the end
 	Path      string    `json:"path,omitempty"`      // whole request path, mount included
-	Name      string    `json:"name,omitempty"`      // what the path names: role, key, token id, audit device, lease or prefix
+	Name      string    `json:"name,omitempty"`      // named by the path: role, key, token id, audit device, lease or prefix
 
 	// Who asked.
 	EntityID      string `json:"entity_id,omitempty"`
@@ -76,7 +76,7 @@ type Event struct {
 	// How it ended. Denied and Invalid exclude each other.
 	Denied  bool   `json:"denied,omitempty"`  // Vault refused it: no permission, or no valid Vault token
 	Invalid bool   `json:"invalid,omitempty"` // the engine or Vault refused what was asked for
-	Error   string `json:"error,omitempty"`   // Vault's words; the engine's own are hashed
+	Error   string `json:"error,omitempty"`   // Vault's error text; the engine's own is hashed
 
 	// Of an issued or introspected token.
 	Role           string    `json:"role,omitempty"`
@@ -86,7 +86,7 @@ type Event struct {
 	LeaseID        string    `json:"lease_id,omitempty"`
 	LeaseHash      string    `json:"lease_hash,omitempty"` // HMAC of a lease id that a caller sent
 	ClientID       string    `json:"client_id,omitempty"`  // entity for which an introspected token was issued
-	Expires        time.Time `json:"expires,omitzero"`     // when the token expires, if the entry tells
+	Expires        time.Time `json:"expires,omitzero"`     // when the token expires, if the entry says so
 	Active         *bool     `json:"active,omitempty"`     // introspection only
 	ScopeFailed    bool      `json:"scope_failed,omitempty"`
 	AudienceFailed bool      `json:"audience_failed,omitempty"`
@@ -97,11 +97,11 @@ type Event struct {
 	Settings *RequestSettings `json:"settings,omitempty"`
 }
 
-// HashPrefix is what a value begins with that Vault hashed.
+// HashPrefix is the prefix of values that Vault hashed.
 const HashPrefix = "hmac-sha256:"
 
-// RequestSettings are the limits that a request sets. A nil list or pointer was
-// not named in the request. Elements of lists may be hashed.
+// RequestSettings are the limits that a request sets. A nil list or pointer means
+// that the request did not name it. Elements of lists may be hashed.
 type RequestSettings struct {
 	AllowedScopes []string       `json:"allowed_scopes,omitempty"`
 	DefaultScopes []string       `json:"default_scopes,omitempty"`
@@ -146,8 +146,8 @@ func (e *Event) Outcome() Outcome {
 	return OutcomeInactive
 }
 
-// Client is who asked, as precisely as the entry tells: the entity, else the
-// Vault token's accessor, else the address.
+// Client identifies the caller as precisely as the entry allows: by entity, else
+// by the Vault token's accessor, else by address.
 func (e *Event) Client() string {
 	switch {
 	case e.EntityID != "":

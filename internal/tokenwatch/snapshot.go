@@ -2,23 +2,23 @@ package tokenwatch
 
 import "time"
 
-// Snapshotter is what the page and the metrics read. It is safe for concurrent
-// use.
+// Snapshotter gives the page and the metrics what they show. It is safe for
+// concurrent use.
 type Snapshotter interface {
 	Snapshot() Snapshot
 }
 
-// Snapshot has everything that tokenwatch counts, at one moment.
+// Snapshot is everything that tokenwatch counts, at one moment.
 type Snapshot struct {
 	Now       time.Time `json:"now"`
 	Started   time.Time `json:"started"`    // of this process
-	LastEntry time.Time `json:"last_entry"` // time in the last entry of any kind; zero if there was none
+	LastEntry time.Time `json:"last_entry"` // time of the latest entry of any kind; zero if there was none
 
 	// Since counting began, restarts included.
 	Lines     int64           `json:"lines"`
-	Malformed int64           `json:"malformed"` // lines that are no audit entry
-	Oversized int64           `json:"oversized"` // lines longer than is read
-	Dropped   int64           `json:"dropped"`   // lines from a socket that came too fast
+	Malformed int64           `json:"malformed"` // lines that are not audit entries
+	Oversized int64           `json:"oversized"` // lines longer than the limit
+	Dropped   int64           `json:"dropped"`   // lines from a socket that arrived too fast
 	Events    []EventCount    `json:"events"`    // sorted
 	Alerts    []AlertCount    `json:"alerts"`    // sorted
 	Sinks     []SinkCount     `json:"sinks"`
@@ -35,14 +35,14 @@ type EventCount struct {
 	Count   int64  `json:"count"`
 }
 
-// AlertCount counts alerts of one rule: new findings, not their repetitions.
+// AlertCount counts the alerts of one rule: new findings, not repetitions.
 type AlertCount struct {
 	Rule     string   `json:"rule"`
 	Severity Severity `json:"severity"`
 	Count    int64    `json:"count"`
 }
 
-// SinkCount tells how a sink is doing.
+// SinkCount counts the alerts for one sink.
 type SinkCount struct {
 	Sink   string `json:"sink"`
 	Sent   int64  `json:"sent"`

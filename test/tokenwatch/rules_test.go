@@ -26,7 +26,7 @@ func (w *watched) replayed(log []byte, rules string) []alerted {
 	if err != nil {
 		w.T.Fatalf("tokenwatch replay: %v\n%s", err, stderr.String())
 	}
-	if !strings.Contains(stderr.String(), " 0 lines that are no audit entries") {
+	if !strings.Contains(stderr.String(), " 0 lines that are not audit entries") {
 		w.T.Errorf("tokenwatch replay: %s", stderr.String())
 	}
 	return readAlerts(w.T, bytes.NewReader(out))

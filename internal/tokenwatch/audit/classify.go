@@ -6,8 +6,8 @@ import (
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch"
 )
 
-// classify tells what a request was about from its path, and puts what the
-// path names into e.Name.
+// classify returns the kind of a request from its path, and sets e.Name to what
+// the path names.
 func (p *Parser) classify(e *tokenwatch.Event) tokenwatch.Kind {
 	path := strings.TrimPrefix(e.Path, e.Namespace+"/")
 	if p.mountTypes[string(p.entry.mountType)] {
@@ -27,7 +27,7 @@ func writes(operation string) bool {
 	return operation == "create" || operation == "update" || operation == "patch"
 }
 
-// byOperation picks a kind by what is done with the thing that a path names.
+// byOperation picks a kind by what the request does with what its path names.
 func byOperation(operation string, read, write, remove tokenwatch.Kind) tokenwatch.Kind {
 	switch {
 	case operation == "delete":
@@ -69,7 +69,7 @@ func classifyEngine(e *tokenwatch.Event, rest string) tokenwatch.Kind {
 	return tokenwatch.KindOther
 }
 
-// leasePaths are under sys/; those without leases/ are the older names.
+// leasePaths are paths below sys/; those without leases/ are the older names.
 var leasePaths = []struct {
 	path string
 	kind tokenwatch.Kind

@@ -11,7 +11,7 @@ import (
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch"
 )
 
-// details reads the bodies of the request and of its answer.
+// details reads the bodies of the request and of its response.
 func (p *Parser) details(e *tokenwatch.Event) error {
 	req := scanner{b: p.entry.requestData}
 	if req.peek() == '{' {
@@ -68,7 +68,7 @@ func (p *Parser) requestBody(s *scanner, e *tokenwatch.Event) {
 	e.Settings = set
 }
 
-// responseBody reports whether the body is the engine's refusal.
+// responseBody reports whether the engine refused the request.
 func (p *Parser) responseBody(s *scanner, e *tokenwatch.Event) (refused bool) {
 	var set *tokenwatch.RequestSettings
 	switch e.Kind {
@@ -104,8 +104,8 @@ func (p *Parser) responseBody(s *scanner, e *tokenwatch.Event) (refused bool) {
 	if expires > 0 {
 		e.Expires = time.Unix(expires, 0).UTC()
 	}
-	// `vault write` sends emergency as a string, which is hashed, so the answer
-	// has to tell: an emergency retires no version, it drops all.
+	// `vault write` sends emergency as a string, which Vault hashes. The response
+	// shows it, too: an emergency retires no version, it drops all.
 	if e.Kind == tokenwatch.KindKeyRotate && dropped && !retired {
 		e.Kind = tokenwatch.KindKeyEmergency
 	}
@@ -148,7 +148,7 @@ func (p *Parser) tokenField(s *scanner, key []byte, e *tokenwatch.Event) bool {
 }
 
 // tokenHash keeps tokens out of memory and state when the log has them in clear
-// (log_raw=true): equal ones have equal hashes then, too.
+// (log_raw=true). Equal tokens have equal hashes in that case, too.
 func tokenHash(token []byte) string {
 	if len(token) == 0 || bytes.HasPrefix(token, []byte(tokenwatch.HashPrefix)) {
 		return string(token)
@@ -185,7 +185,7 @@ func (p *Parser) setting(s *scanner, key []byte, set *tokenwatch.RequestSettings
 	}
 }
 
-// list reads a list, or a string with commas. null is the empty list.
+// list reads a list, or a comma-separated string. null is the empty list.
 func (p *Parser) list(s *scanner) []string {
 	list := []string{}
 	switch s.peek() {
@@ -208,8 +208,7 @@ func (p *Parser) list(s *scanner) []string {
 }
 
 // duration reads seconds, as a number or a string, or a duration such as 15m or
-// 30d. null is 0, as which the engine takes it. Nil is what cannot be told, such
-// as a hash.
+// 30d. null means 0, as in the engine; nil means unknown, such as a hashed value.
 func duration(s *scanner) *time.Duration {
 	var d time.Duration
 	switch s.peek() {
@@ -262,7 +261,7 @@ func integer(s *scanner) (int64, bool) {
 	return s.number()
 }
 
-// lease puts the id of a lease in its place, whichever way it was sent.
+// lease sets the id or the hash of the lease, however it was sent.
 func (p *Parser) lease(e *tokenwatch.Event) {
 	switch e.Kind {
 	case tokenwatch.KindLeaseRevoke, tokenwatch.KindLeaseRenew:

@@ -67,7 +67,7 @@ func (p *Parser) Parse(line []byte, e *tokenwatch.Event) error {
 	if e.Time.IsZero() {
 		return errNoEntry
 	}
-	if kind := p.classify(e); kind != tokenwatch.KindOtherMounts && p.tells(e, kind) {
+	if kind := p.classify(e); kind != tokenwatch.KindOtherMounts && p.authoritative(e, kind) {
 		e.Kind = kind
 		return p.details(e)
 	}
@@ -76,12 +76,12 @@ func (p *Parser) Parse(line []byte, e *tokenwatch.Event) error {
 
 var errNoEntry = errors.New("not an entry of an audit log")
 
-// plainRequest recognises the request half of something whose response half
-// will follow, which is half of all entries and tells nothing: no error, no
-// audit device. It checks the whole line, but reads only the end of it: Vault
-// writes the members of an object in alphabetical order, so time and type are
-// the last, and a request's path is near its end. What looks like a member
-// there is one, as quotes in strings are escaped.
+// plainRequest recognises a request half that adds nothing to its response half:
+// no error, no audit device. These are half of all entries. It checks the whole
+// line but reads only its end: Vault writes the members of an object in
+// alphabetical order, so time and type are last, and a request's path is near
+// its end. What looks like a member there is one, as quotes in strings are
+// escaped.
 func plainRequest(line []byte) (time.Time, bool) {
 	before, ok := bytes.CutSuffix(line, []byte(`","type":"request"}`))
 	if !ok {
@@ -105,10 +105,10 @@ func plainRequest(line []byte) (time.Time, bool) {
 	return t, !t.IsZero()
 }
 
-// tells reports whether this half of the request is the one to go by. That is
-// the response, but a request that was refused is told by both, and when an
-// audit device is disabled its own log ends with the request.
-func (p *Parser) tells(e *tokenwatch.Event, kind tokenwatch.Kind) bool {
+// authoritative reports whether this half of the request counts. That is the
+// response; but a refused request has its error on both halves, and the log of an
+// audit device that is being disabled ends with the request.
+func (p *Parser) authoritative(e *tokenwatch.Event, kind tokenwatch.Kind) bool {
 	return e.Phase == tokenwatch.PhaseResponse || e.Error != "" || kind == tokenwatch.KindAuditDisable
 }
 
@@ -222,8 +222,8 @@ func (p *Parser) response(s *scanner, e *tokenwatch.Event) {
 	})
 }
 
-// parseTime reads the form that Vault writes, in UTC with up to nine decimals,
-// by itself, and any other RFC 3339 by the book.
+// parseTime reads the form that Vault writes, UTC with up to nine decimals, with
+// its own fast code, and any other RFC 3339 time with package time.
 func parseTime(b []byte) time.Time {
 	const form = "2006-01-02T15:04:05"
 	if len(b) > len(form) && b[len(b)-1] == 'Z' && b[10] == 'T' {
@@ -256,7 +256,7 @@ func digits(b []byte) (n int, ok bool) {
 	return n, true
 }
 
-// decimals reads .123456789 as nanoseconds; nothing is none.
+// decimals reads .123456789 as nanoseconds; an empty b is 0.
 func decimals(b []byte) (int, bool) {
 	if len(b) == 0 {
 		return 0, true
@@ -271,9 +271,9 @@ func decimals(b []byte) (int, bool) {
 	return n, ok
 }
 
-// interner gives equal strings the same memory: the same mounts, roles,
-// entities and addresses come again and again. Each string has one place, where
-// it makes way for the next that belongs there.
+// interner makes equal strings share memory: the same mounts, roles, entities and
+// addresses appear over and over. Each string has one slot, and the next string
+// with the same slot replaces it.
 type interner [4096]string
 
 const maxInternedLength = 128
@@ -285,15 +285,15 @@ func (in *interner) get(b []byte) string {
 	if len(b) > maxInternedLength {
 		return string(b)
 	}
-	place := &in[placeOf(b)%uint64(len(in))]
-	if *place != string(b) {
-		*place = string(b)
+	slot := &in[slotOf(b)%uint64(len(in))]
+	if *slot != string(b) {
+		*slot = string(b)
 	}
-	return *place
+	return *slot
 }
 
-// placeOf mixes the length and the last bytes, in which names and ids differ.
-func placeOf(b []byte) uint64 {
+// slotOf hashes the length and the last bytes, in which names and ids differ.
+func slotOf(b []byte) uint64 {
 	const odd = 0x9e3779b97f4a7c15
 	h := uint64(len(b))
 	for _, c := range b[max(0, len(b)-12):] {

@@ -9,13 +9,12 @@ import (
 	"strconv"
 )
 
-// scanner walks one JSON text without building anything. It checks as much of
-// the grammar as keeps it from running astray; an entry of the audit log is
-// written by Vault's JSON encoder, so what is broken is cut off or overwritten,
-// not subtly wrong.
+// scanner walks one JSON text without building values. It checks only as much of
+// the grammar as it needs to stay in step: Vault's JSON encoder writes the
+// entries, so a broken one is cut off or overwritten, not subtly wrong.
 //
 // encoding/json decodes about 40,000 entries a second on one core, into a
-// struct; most of that goes into what nobody asked for.
+// struct; most of that time is spent on values that are not needed.
 type scanner struct {
 	b   []byte
 	i   int
@@ -28,7 +27,7 @@ var (
 	errTooDeep = errors.New("nested too deeply")
 )
 
-// maxDepth is far more than Vault itself writes; values come from callers.
+// maxDepth is far more than Vault itself nests; callers choose their values.
 const maxDepth = 128
 
 func (s *scanner) fail(err error) {
@@ -44,7 +43,7 @@ func (s *scanner) space() {
 	}
 }
 
-// peek is the first byte of the next value, or 0 at the end.
+// peek returns the first byte of the next value, or 0 at the end.
 func (s *scanner) peek() byte {
 	s.space()
 	if s.i < len(s.b) {
@@ -54,7 +53,7 @@ func (s *scanner) peek() byte {
 }
 
 // members calls visit for each member of the object that begins here, with the
-// key as it is written. A value that visit leaves alone is skipped.
+// key as written. A value that visit does not read is skipped.
 func (s *scanner) members(visit func(key []byte)) {
 	if s.peek() != '{' {
 		s.fail(errNoJSON)
@@ -108,7 +107,7 @@ func (s *scanner) elements(visit func()) {
 	}
 }
 
-// end steps over what stands behind a member or an element.
+// end steps over the comma or the bracket after a member or an element.
 func (s *scanner) end(closing byte) bool {
 	switch s.peek() {
 	case ',':
@@ -122,7 +121,7 @@ func (s *scanner) end(closing byte) bool {
 	return true
 }
 
-// raw is what stands between the quotes of the string that begins here.
+// raw returns the bytes between the quotes of the string that begins here.
 func (s *scanner) raw() []byte {
 	if s.peek() != '"' {
 		s.fail(errCutOff)
@@ -138,9 +137,9 @@ func (s *scanner) raw() []byte {
 	return s.b[start:end]
 }
 
-// closingQuote finds the end of a string whose content begins at i, or gives
-// -1. It looks at eight bytes at once, for the first that is " or \: subtracting
-// 1 from each byte borrows from the sign bit of those that are 0.
+// closingQuote returns the end of a string whose content begins at i, or -1. It
+// searches eight bytes at a time for the first " or \: subtracting 1 from each
+// byte borrows from the sign bit of those that are 0.
 func closingQuote(b []byte, i int) int {
 	const ones, signs = 0x0101010101010101, 0x8080808080808080
 	for i+8 <= len(b) {
@@ -154,7 +153,7 @@ func closingQuote(b []byte, i int) int {
 		if i += bits.TrailingZeros64(found) / 8; b[i] == '"' {
 			return i
 		}
-		i += 2 // what is escaped
+		i += 2 // the escaped character
 	}
 	for ; i < len(b); i++ {
 		switch b[i] {
@@ -213,7 +212,7 @@ func (s *scanner) skipNested() {
 	s.fail(errCutOff)
 }
 
-// literal is a number, true, false or null.
+// literal reads a number, true, false or null.
 func (s *scanner) literal() []byte {
 	start := s.i
 	for s.i < len(s.b) {
@@ -230,7 +229,7 @@ func (s *scanner) literal() []byte {
 	return s.b[start:s.i]
 }
 
-// value is the span of the value that begins here.
+// value returns the bytes of the value that begins here.
 func (s *scanner) value() []byte {
 	s.space()
 	start := s.i
@@ -241,8 +240,8 @@ func (s *scanner) value() []byte {
 	return s.b[start:s.i]
 }
 
-// text is the string that begins here, or nil if something else does. It may
-// be a part of the line.
+// text returns the string that begins here, or nil if it is another value. The
+// result may be a part of the line.
 func (s *scanner) text() []byte {
 	if s.peek() != '"' {
 		s.skip()
@@ -260,7 +259,7 @@ func (s *scanner) text() []byte {
 	return []byte(plain)
 }
 
-// number is the integer that begins here.
+// number returns the integer that begins here.
 func (s *scanner) number() (int64, bool) {
 	if c := s.peek(); c != '-' && (c < '0' || c > '9') {
 		s.skip()
@@ -277,7 +276,7 @@ func (s *scanner) number() (int64, bool) {
 	return int64(f), true
 }
 
-// boolean is true or false; ok is false for anything else.
+// boolean returns true or false; ok is false for any other value.
 func (s *scanner) boolean() (is, ok bool) {
 	switch s.peek() {
 	case 't', 'f':

@@ -22,7 +22,7 @@ import (
 // Config is the configuration file.
 type Config struct {
 	Source      Source   `yaml:"source"`
-	State       string   `yaml:"state"`        // file that keeps the state over restarts
+	State       string   `yaml:"state"`        // file that keeps the state across restarts
 	MountTypes  []string `yaml:"mount_types"`  // names under which the plugin is registered
 	GeoDatabase string   `yaml:"geo_database"` // MaxMind file
 	Metrics     Listener `yaml:"metrics"`      // metrics and health for Prometheus
@@ -36,9 +36,9 @@ type Config struct {
 	Rules          rules.Settings `yaml:"rules"`
 }
 
-// Listener is where something is served.
+// Listener is the address of a server.
 type Listener struct {
-	Listen string `yaml:"listen"` // host:port; empty: not at all
+	Listen string `yaml:"listen"` // host:port; empty: off
 }
 
 // Default is the configuration without a file.
@@ -52,8 +52,8 @@ func Default() Config {
 	}
 }
 
-// Load reads a file; without a path it returns Default. It names all that is
-// wrong; unknown keys are wrong.
+// Load reads a file; without a path it returns Default. Its error names
+// everything that is wrong; unknown keys are errors.
 func Load(path string) (Config, error) {
 	c := Default()
 	if path == "" {
@@ -81,13 +81,13 @@ func (c *Config) parse(raw []byte) error {
 	return c.Validate()
 }
 
-// Validate names all that is wrong.
+// Validate returns an error that names everything that is wrong.
 func (c *Config) Validate() error {
 	var problems []error
 	problem := func(format string, args ...any) { problems = append(problems, fmt.Errorf(format, args...)) }
 	problems = append(problems, c.Source.validate()...)
 	if len(c.MountTypes) == 0 {
-		problem("mount_types: is empty")
+		problem("mount_types: must not be empty")
 	}
 	for name, l := range map[string]Listener{"metrics": c.Metrics, "page": c.Page} {
 		if l.Listen == "" {

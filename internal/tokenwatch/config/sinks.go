@@ -12,7 +12,7 @@ import (
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/sink"
 )
 
-// Sinks are where alerts go.
+// Sinks configures where alerts are sent.
 type Sinks struct {
 	Terminal     Terminal       `yaml:"terminal"`
 	JSON         []JSON         `yaml:"json"`

@@ -12,7 +12,7 @@ import (
 // Source is where the audit log comes from: a file or a socket.
 type Source struct {
 	File    string `yaml:"file"`
-	FromEnd bool   `yaml:"from_end"` // at the first start, skip what is in the file already
+	FromEnd bool   `yaml:"from_end"` // on the first start, skip what the file already holds
 	Socket  string `yaml:"socket"`   // tcp://host:port or unix:///path, to listen on
 	MaxLine int    `yaml:"max_line_bytes"`
 }

@@ -1,4 +1,4 @@
-// Package geo tells where an address is, from a MaxMind database file.
+// Package geo locates addresses with a MaxMind database file.
 package geo
 
 import (

@@ -15,9 +15,9 @@ import (
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch"
 )
 
-// checkpoint is all that is remembered, at one place in the log. Everything in
-// it follows from the entries before that place: so an entry that was taken
-// after the last checkpoint is read again after a crash, and counts once.
+// checkpoint is the whole state at one position in the log. Everything in it
+// follows from the entries before that position: an entry that was handled after
+// the last checkpoint is read again after a crash, and still counts once.
 //
 // An alert that was sent after the last checkpoint may be sent again.
 type checkpoint struct {
@@ -53,7 +53,7 @@ type (
 	}
 )
 
-// version changes when older checkpoints cannot be read any more.
+// version changes when older checkpoints can no longer be read.
 const version = 1
 
 // store is the file that checkpoints are written to.
@@ -66,7 +66,7 @@ type store struct {
 
 const magic = "tokenwatch state\n"
 
-// openStore locks the state, so that no two processes count into it.
+// openStore locks the state, so that only one process uses it.
 func openStore(path string) (*store, error) {
 	lock, err := os.OpenFile(path+".lock", os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
@@ -92,21 +92,21 @@ func (s *store) load() (*checkpoint, error) {
 	}
 	body, ok := bytes.CutPrefix(raw, []byte(magic))
 	if !ok || len(body) < sha256.Size {
-		return nil, fmt.Errorf("%s is not a state of tokenwatch", s.path)
+		return nil, fmt.Errorf("%s is not a state file of tokenwatch", s.path)
 	}
 	body, sum := body[:len(body)-sha256.Size], body[len(body)-sha256.Size:]
 	if is := sha256.Sum256(body); !bytes.Equal(is[:], sum) {
-		return nil, fmt.Errorf("%s is damaged; remove it to begin anew", s.path)
+		return nil, fmt.Errorf("%s is damaged; remove it to start afresh", s.path)
 	}
 	var c checkpoint
 	if err := gob.NewDecoder(bytes.NewReader(body)).Decode(&c); err != nil || c.Version != version {
-		return nil, fmt.Errorf("%s is of another version of tokenwatch; remove it to begin anew", s.path)
+		return nil, fmt.Errorf("%s was written by another version of tokenwatch; remove it to start afresh", s.path)
 	}
 	return &c, nil
 }
 
-// write replaces the state in one step: a reader finds the old or the new one,
-// also after a crash of the machine.
+// write replaces the state atomically: a reader finds the old or the new one, even
+// after a crash of the machine.
 func (s *store) write(c *checkpoint) error {
 	began := time.Now()
 	var b bytes.Buffer
@@ -144,8 +144,7 @@ func writeAtomically(path string, content []byte) error {
 	return errors.Join(dir.Sync(), dir.Close())
 }
 
-// due is once a second, and so rarely that writing takes a twentieth of the
-// time at most.
+// due limits writing to once a second and to a twentieth of the time.
 func (s *store) due(now time.Time) bool {
 	return now.Sub(s.saved) >= max(time.Second, 20*s.took)
 }
@@ -155,8 +154,8 @@ func (m *Monitor) saveIfDue(now time.Time) {
 		return
 	}
 	if err := m.save(); err != nil {
-		m.store.saved = now // do not try again at once
-		m.opts.Log.Error("the state was not written", "error", err)
+		m.store.saved = now // do not retry at once
+		m.opts.Log.Error("state was not written", "error", err)
 	}
 }
 
@@ -216,7 +215,7 @@ func (m *Monitor) restore() error {
 	for _, r := range m.opts.Rules {
 		if state := c.Rules[r.Name()]; len(state) > 0 {
 			if err := r.Restore(state); err != nil {
-				return fmt.Errorf("state of rule %s: %w; remove %s to begin anew", r.Name(), err, m.store.path)
+				return fmt.Errorf("state of rule %s: %w; remove %s to start afresh", r.Name(), err, m.store.path)
 			}
 		}
 	}

@@ -8,7 +8,7 @@ import (
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch"
 )
 
-// counts is what is counted. Fields are exported for the checkpoint.
+// counts is what is counted. Its fields are exported for the checkpoint.
 type counts struct {
 	Lines, Malformed, Oversized, Dropped int64
 
@@ -62,7 +62,7 @@ func (c *counts) minute(e *tokenwatch.Event, outcome tokenwatch.Outcome) {
 	m := &c.Minutes[(start.Unix()/60%shownMinutes+shownMinutes)%shownMinutes]
 	switch {
 	case start.Before(m.Start):
-		return // too late to be shown
+		return // older than what is shown
 	case start.After(m.Start):
 		*m = tokenwatch.Minute{Start: start}
 	}
@@ -82,7 +82,7 @@ func (c *counts) minute(e *tokenwatch.Event, outcome tokenwatch.Outcome) {
 
 func (c *counts) alert(a tokenwatch.Alert) { c.Alerts[alertKey{a.Rule, a.Severity}]++ }
 
-// snapshot copies the counts; the minutes are those before now.
+// snapshot copies the counts; Minutes are the last ones before now.
 func (c *counts) snapshot(now time.Time) tokenwatch.Snapshot {
 	s := tokenwatch.Snapshot{
 		Now: now, LastEntry: c.LastEntry,
@@ -113,7 +113,7 @@ func (c *counts) snapshot(now time.Time) tokenwatch.Snapshot {
 	return s
 }
 
-// rates are of the last whole minutes; the current one is not over.
+// rates uses whole minutes only; the current one is not over.
 func rates(minutes []tokenwatch.Minute) map[string]tokenwatch.Rate {
 	whole := minutes[:len(minutes)-1]
 	rate := func(get func(tokenwatch.Minute) int64) tokenwatch.Rate {

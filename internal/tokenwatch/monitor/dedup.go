@@ -11,8 +11,8 @@ import (
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch"
 )
 
-// deduper makes one alert of what a rule finds again and again: it notifies of
-// it at once, and then at most once in each repeat interval, with the sum.
+// deduper merges repeated findings into one alert. It notifies of it at once, and
+// then at most once in each repeat interval, with the sum.
 type deduper struct {
 	repeatInterval, resolveTimeout time.Duration
 	notify                         func(a tokenwatch.Alert, repeated bool)
@@ -29,8 +29,8 @@ type finding struct {
 	At       time.Time // of the last notification, by the log
 }
 
-// rateLimit bounds the notifications of one rule: an attacker who can cause many
-// different findings could otherwise bury the one that counts.
+// rateLimit bounds the notifications of one rule: otherwise an attacker who can
+// cause many different findings could bury the important one.
 type rateLimit struct {
 	Minute   time.Time
 	Notified int
@@ -82,7 +82,8 @@ func (d *deduper) notifyOf(f *finding, now time.Time) {
 	d.notify(f.Alert, repeated)
 }
 
-// notifyRest notifies of what has come since, when a finding is done with.
+// notifyRest notifies of the events since the last notification, when a finding
+// ends.
 func (d *deduper) notifyRest(f *finding) {
 	if f.Notified > 0 && f.Alert.Count > f.Notified {
 		d.notifyOf(f, f.Alert.Last)
@@ -110,14 +111,14 @@ func (d *deduper) admit(a tokenwatch.Alert) bool {
 	return false
 }
 
-// notifyHeld says how many findings were held back.
+// notifyHeld notifies of the number of findings that were held back.
 func (d *deduper) notifyHeld(l *rateLimit) {
 	if l.Held == 0 {
 		return
 	}
 	a := tokenwatch.Alert{
-		Rule: l.Last.Rule, Severity: l.Last.Severity, Title: "Many more findings of one rule",
-		Detail: fmt.Sprintf("%d more in one minute, of which this is the last: %s.", l.Held, l.Last.Title),
+		Rule: l.Last.Rule, Severity: l.Last.Severity, Title: "Rule found more than it may send",
+		Detail: fmt.Sprintf("%d more alerts in one minute were held back. The last: %s.", l.Held, l.Last.Title),
 		Who:    l.Last.Who, Where: l.Last.Where, Namespace: l.Last.Namespace, Mount: l.Last.Mount, RequestID: l.Last.RequestID,
 		First: l.Minute, Last: l.Last.Last, Count: l.Held, Advice: l.Last.Advice,
 	}
@@ -126,7 +127,7 @@ func (d *deduper) notifyHeld(l *rateLimit) {
 	d.notify(a, false)
 }
 
-// flush notifies of what has waited for long enough by now.
+// flush notifies of everything that is due at now.
 func (d *deduper) flush(now time.Time) {
 	for _, key := range d.findings.Keys() {
 		f, _ := d.findings.Peek(key)
@@ -141,7 +142,7 @@ func (d *deduper) flush(now time.Time) {
 	}
 }
 
-// flushAll notifies of everything, at the end.
+// flushAll notifies of everything that is left.
 func (d *deduper) flushAll() {
 	for _, f := range d.findings.Values() {
 		d.notifyRest(f)
@@ -151,7 +152,7 @@ func (d *deduper) flushAll() {
 	}
 }
 
-// open lists alerts that are open at now, the most severe first, then the
+// open returns the alerts that are open at now, the most severe first, then the
 // latest.
 func (d *deduper) open(now time.Time) []tokenwatch.Alert {
 	var open []tokenwatch.Alert

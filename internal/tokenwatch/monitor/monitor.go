@@ -1,5 +1,5 @@
-// Package monitor takes the lines of an audit log to the rules, and what they
-// find to the sinks; it counts, and remembers over restarts.
+// Package monitor feeds the lines of an audit log to the rules, and their alerts
+// to the sinks. It counts, and keeps its state across restarts.
 package monitor
 
 import (
@@ -17,7 +17,7 @@ import (
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/audit"
 )
 
-// Options say what to watch with.
+// Options configure a Monitor.
 type Options struct {
 	MountTypes []string // empty: audit.DefaultMountType
 	Rules      []tokenwatch.Rule
@@ -27,9 +27,10 @@ type Options struct {
 	RepeatInterval time.Duration
 	// ResolveTimeout is how long an alert stays open without happening again.
 	ResolveTimeout time.Duration
-	// Live says that entries are of now, so that the clock tells of silence.
+	// Live means that entries arrive as they are written, so that the clock
+	// shows silence. Otherwise the time is that of the entries.
 	Live bool
-	// StateFile keeps the state over restarts; empty: it is not kept.
+	// StateFile keeps the state across restarts; empty: it is not kept.
 	StateFile string
 	Log       *slog.Logger
 	// OnEvent is called once for each request about the engine, OnAlert for
@@ -39,18 +40,18 @@ type Options struct {
 	OnAlert func(tokenwatch.Alert)
 }
 
-// Monitor is safe for use by several goroutines.
+// Monitor connects a source, rules and sinks. It is safe for concurrent use.
 type Monitor struct {
 	opts    Options
 	started time.Time
 
 	mu       sync.Mutex
 	parsers  []*audit.Parser
-	parts    []*part // used again for every batch
+	parts    []*part // reused for every batch
 	entries  []tokenwatch.EntryObserver
 	counts   counts
 	mounts   *mountTable
-	refused  *simplelru.LRU[string, struct{}] // ids of requests that count by either of their two lines
+	refused  *simplelru.LRU[string, struct{}] // ids of requests that may be counted from either of their two lines
 	deduper  *deduper
 	position *tokenwatch.Position
 	store    *store
@@ -59,11 +60,12 @@ type Monitor struct {
 	queues []*queue
 }
 
-// maxRefused is how many refused requests may be under way between their two
-// lines, which follow each other closely.
+// maxRefused is how many refused requests may come between the two lines of
+// another one, which follow each other closely.
 const maxRefused = 4096
 
-// New makes a monitor and restores its state, if it has one. Close it.
+// New returns a monitor with its state restored, if it has one. The caller must
+// close it.
 func New(opts Options) (*Monitor, error) {
 	m := &Monitor{opts: opts, started: time.Now(), counts: newCounts(), mounts: newMountTable()}
 	m.refused, _ = simplelru.NewLRU[string, struct{}](maxRefused, nil)
@@ -95,14 +97,14 @@ func New(opts Options) (*Monitor, error) {
 	return m, nil
 }
 
-// Position is where to resume reading; nil if there is no state.
+// Position returns where to resume reading; nil if there is no state.
 func (m *Monitor) Position() *tokenwatch.Position {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.position
 }
 
-// Run reads source until it or ctx ends.
+// Run reads source until the source or ctx ends.
 func (m *Monitor) Run(ctx context.Context, source tokenwatch.Source) error {
 	var ticking sync.WaitGroup
 	if m.opts.Live {
@@ -138,8 +140,8 @@ func (m *Monitor) Tick(now time.Time) {
 	m.saveIfDue(now)
 }
 
-// Close passes on what is left, for at most as long as ctx allows, and keeps
-// the rest with the state for the next start.
+// Close delivers pending alerts, for as long as ctx allows, and keeps the rest in
+// the state for the next start.
 func (m *Monitor) Close(ctx context.Context) error {
 	m.mu.Lock()
 	m.deduper.flushAll()
@@ -159,7 +161,7 @@ func (m *Monitor) Close(ctx context.Context) error {
 	return err
 }
 
-// part is a run of lines of a batch, and what they say.
+// part is a run of lines of a batch, with their events.
 type part struct {
 	lines     []byte
 	events    []tokenwatch.Event
@@ -187,8 +189,8 @@ func (p *part) parse(parser *audit.Parser) {
 	p.parsed <- struct{}{}
 }
 
-// partSize is how much is parsed at a time: small, so that parsing and looking
-// at what was parsed overlap.
+// partSize is how much is parsed at a time: small, so that parsing overlaps with
+// the rules.
 const partSize = 64 << 10
 
 // split makes parts of whole lines.
@@ -266,9 +268,9 @@ func (m *Monitor) observe(e *tokenwatch.Event) {
 	}
 }
 
-// duplicate reports whether the other line of the same request was counted
-// already. Of a request that succeeded, the parser gives only the response; one
-// that was refused has its error on both lines.
+// duplicate reports whether the other line of the same request has already been
+// counted. The parser drops the request line of a request that succeeds; one that
+// is refused has its error on both lines.
 func (m *Monitor) duplicate(e *tokenwatch.Event) bool {
 	if e.RequestID == "" || (!e.Failed() && e.Kind != tokenwatch.KindAuditDisable) {
 		return false

@@ -8,12 +8,12 @@ import (
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch"
 )
 
-// mountTable knows the mounts of the engine, so that what happens elsewhere
-// (to a lease, to a mount) can be told to be about one of them.
+// mountTable knows the mounts of the engine, and so which requests elsewhere (for
+// a lease, for a mount) are about one of them.
 type mountTable struct {
 	known map[mountName]bool
-	// leases finds the id of a lease by its HMAC, for a caller who sends it in
-	// the body. The answer to a renewal shows both.
+	// leases maps the HMAC of a lease's id to the id, for callers who send it in
+	// the body. The response to a renewal shows both.
 	leases *simplelru.LRU[string, string]
 }
 
@@ -29,7 +29,7 @@ func newMountTable() *mountTable {
 	return &mountTable{known: make(map[mountName]bool), leases: leases}
 }
 
-// resolve reports whether e is about the engine, and completes it if so.
+// resolve reports whether e is about the engine, and fills in its mount if so.
 func (t *mountTable) resolve(e *tokenwatch.Event) bool {
 	switch e.Kind {
 	case tokenwatch.KindAuditDisable, tokenwatch.KindAuditEnable:
@@ -59,7 +59,7 @@ func (t *mountTable) findLease(e *tokenwatch.Event) bool {
 	return t.ofLease(e)
 }
 
-// ofLease finds mount and role in a lease's id: <mount>creds/<role>/<random>.
+// ofLease reads mount and role from a lease's id: <mount>creds/<role>/<random>.
 func (t *mountTable) ofLease(e *tokenwatch.Event) bool {
 	for name := range t.known {
 		rest, ok := strings.CutPrefix(e.LeaseID, name.Mount)
@@ -77,7 +77,7 @@ func (t *mountTable) ofLease(e *tokenwatch.Event) bool {
 	return false
 }
 
-// findPrefix takes a prefix inside of a mount, and one that has a mount in it.
+// findPrefix matches a prefix within a mount, and one that contains a mount.
 func (t *mountTable) findPrefix(e *tokenwatch.Event) bool {
 	prefix := strings.TrimSuffix(e.Name, "/") + "/"
 	for name := range t.known {

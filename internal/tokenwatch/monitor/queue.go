@@ -13,18 +13,19 @@ import (
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/sink"
 )
 
-// SinkOptions is a sink and how to deal with it.
+// SinkOptions is a sink with its delivery settings.
 type SinkOptions struct {
 	tokenwatch.Sink
 	MinSeverity tokenwatch.Severity
-	// GiveUpAfter is how long to try one alert; 0: 15m.
+	// GiveUpAfter is how long to retry one alert; 0: 15m.
 	GiveUpAfter time.Duration
-	// FirstRetry is the first wait, which doubles up to a minute; 0: 1s.
+	// FirstRetry is the wait before the first retry; it doubles up to a minute.
+	// 0: 1s.
 	FirstRetry time.Duration
 }
 
-// queue feeds one sink, so that a slow one holds up neither the log nor the
-// others. An alert leaves it when the sink has taken it.
+// queue feeds one sink, so that a slow sink delays neither reading nor the other
+// sinks. An alert stays in the queue until it is delivered.
 type queue struct {
 	SinkOptions
 	log    *slog.Logger
@@ -59,15 +60,15 @@ func newQueue(opts SinkOptions, log *slog.Logger) *queue {
 
 func (q *queue) start() { go q.run() }
 
-// put adds an alert, in place of an older state of the same one if that waits.
-// When the queue is full the oldest of the least severe makes room.
+// put adds an alert. If an older state of the same alert is waiting, it is
+// replaced. If the queue is full, the oldest of the least severe is dropped.
 func (q *queue) put(a tokenwatch.Alert) {
 	if a.Severity.Level() < q.MinSeverity.Level() {
 		return
 	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if len(q.waiting) > 1 { // the first may be on its way
+	if len(q.waiting) > 1 { // the first may be being sent
 		for i := range q.waiting[1:] {
 			if q.waiting[i+1].Fingerprint == a.Fingerprint {
 				q.waiting[i+1] = a
@@ -105,7 +106,7 @@ func (q *queue) run() {
 		}
 		err := q.deliver(a)
 		if q.ctx.Err() != nil && err != nil {
-			return // it stays in the queue, and so in the state
+			return // it stays in the queue, and thus in the state
 		}
 		q.mu.Lock()
 		q.waiting = slices.Delete(q.waiting, 0, 1)
@@ -113,13 +114,13 @@ func (q *queue) run() {
 			q.sent++
 		} else {
 			q.failed++
-			q.log.Error("an alert was not delivered", "sink", q.Name(), "rule", a.Rule, "fingerprint", a.Fingerprint, "error", err)
+			q.log.Error("alert was not delivered", "sink", q.Name(), "rule", a.Rule, "fingerprint", a.Fingerprint, "error", err)
 		}
 		q.mu.Unlock()
 	}
 }
 
-// next waits for an alert; false when the queue is closed and empty.
+// next waits for an alert; it returns false when the queue is closed and empty.
 func (q *queue) next() (tokenwatch.Alert, bool) {
 	for {
 		q.mu.Lock()
@@ -141,8 +142,8 @@ func (q *queue) next() (tokenwatch.Alert, bool) {
 	}
 }
 
-// deliver tries until the sink takes the alert, refuses it for good, or the
-// time for it is over.
+// deliver tries until the sink accepts the alert, refuses it for good, or
+// GiveUpAfter has passed.
 func (q *queue) deliver(a tokenwatch.Alert) error {
 	began, wait := time.Now(), q.FirstRetry
 	for {
@@ -150,8 +151,8 @@ func (q *queue) deliver(a tokenwatch.Alert) error {
 		if err == nil || errors.Is(err, sink.ErrPermanent) || time.Since(began) >= q.GiveUpAfter {
 			return err
 		}
-		q.log.Warn("a sink does not take an alert; trying again", "sink", q.Name(), "in", wait.Round(time.Millisecond), "error", err)
-		pause := time.NewTimer(wait/2 + rand.N(wait/2+1)) // so that many do not come back at once
+		q.log.Warn("sink did not accept an alert; trying again", "sink", q.Name(), "in", wait.Round(time.Millisecond), "error", err)
+		pause := time.NewTimer(wait/2 + rand.N(wait/2+1)) // so that not all retry at once
 		select {
 		case <-q.ctx.Done():
 			pause.Stop()
@@ -162,7 +163,7 @@ func (q *queue) deliver(a tokenwatch.Alert) error {
 	}
 }
 
-// close delivers what waits, until ctx ends.
+// close delivers what is waiting, until ctx ends.
 func (q *queue) close(ctx context.Context) {
 	q.mu.Lock()
 	q.closing = true
@@ -179,7 +180,7 @@ func (q *queue) close(ctx context.Context) {
 	<-q.done
 }
 
-// pending copies what has not been delivered.
+// pending returns a copy of what has not been delivered.
 func (q *queue) pending() []tokenwatch.Alert {
 	q.mu.Lock()
 	defer q.mu.Unlock()

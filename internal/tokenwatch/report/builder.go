@@ -8,7 +8,7 @@ import (
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch"
 )
 
-// Bounds of what a Builder remembers, whatever the log holds.
+// Bounds of what a Builder keeps, whatever is in the log.
 const (
 	maxKeys   = 10_000 // of each table
 	maxAlerts = 1_000
@@ -20,12 +20,12 @@ const DefaultRows = 20
 
 // Options of a report.
 type Options struct {
-	Files    []string  // names, as they are shown
-	From, To time.Time // requests before From and from To on do not count; zero: no bound
+	Files    []string  // names to show
+	From, To time.Time // counts requests in [From, To); zero: no bound
 	Rows     int       // of each table; 0: DefaultRows
 }
 
-// Builder adds up events. It is not safe for use by several goroutines.
+// Builder adds up events. It is not safe for concurrent use.
 type Builder struct {
 	options Options
 	log     Log
@@ -37,7 +37,7 @@ type Builder struct {
 	roles, types, entities, clients, failures counter
 
 	alerts  map[string]tokenwatch.Alert
-	dropped [3]int // alerts that are not kept, by level
+	dropped [3]int // number of alerts that were not kept, by level
 }
 
 // New starts a report.
@@ -48,15 +48,15 @@ func New(options Options) *Builder {
 	return &Builder{options: options, alerts: map[string]tokenwatch.Alert{}}
 }
 
-// AddLog adds to what is said about the reading of the log.
+// AddLog adds to the counts of lines.
 func (b *Builder) AddLog(more Log) {
 	b.log.Lines += more.Lines
 	b.log.Malformed += more.Malformed
 	b.log.Oversized += more.Oversized
 }
 
-// Observe counts one request. It is called once for each, as a monitor calls
-// Options.OnEvent.
+// Observe counts one request. It must be called once for each, as the monitor
+// calls its OnEvent.
 func (b *Builder) Observe(e *tokenwatch.Event) {
 	if e.Kind == tokenwatch.KindOtherMounts || e.Kind == "" || b.outside(e.Time) {
 		return
@@ -97,7 +97,7 @@ func totalsOf(e *tokenwatch.Event) Totals {
 	return t
 }
 
-// countDone counts what a request did that was not refused.
+// countDone counts what a successful request did.
 func (t *Totals) countDone(kind tokenwatch.Kind) {
 	switch kind {
 	case tokenwatch.KindIssue:
@@ -146,7 +146,8 @@ func (b *Builder) addToTables(e *tokenwatch.Event, one *Totals) {
 	}
 }
 
-// failure is how a request failed, as the report writes it; empty if it did not.
+// failure returns how a request failed, as the report writes it; empty if it did
+// not fail.
 func failure(e *tokenwatch.Event) string {
 	switch outcome := e.Outcome(); outcome {
 	case tokenwatch.OutcomeOK, tokenwatch.OutcomeActive:
@@ -158,7 +159,7 @@ func failure(e *tokenwatch.Event) string {
 	}
 }
 
-// Alert takes a finding of a rule, or one again that has grown since.
+// Alert adds an alert, or replaces it if its count has grown.
 func (b *Builder) Alert(a tokenwatch.Alert) {
 	if b.outside(a.Last) {
 		return
@@ -184,7 +185,7 @@ func (b *Builder) sortedAlerts() []tokenwatch.Alert {
 	return list
 }
 
-// Report is what was counted until now.
+// Report returns what has been counted.
 func (b *Builder) Report(now time.Time) *Report {
 	issued := func(t *Totals) int64 { return t.Issued }
 	requests := func(t *Totals) int64 { return t.Requests }
@@ -209,7 +210,7 @@ func (b *Builder) Report(now time.Time) *Report {
 	return r
 }
 
-// clip bounds what is remembered of a name.
+// clip bounds the length of a name.
 func clip(s string) string {
 	if len(s) <= maxName {
 		return s

@@ -9,12 +9,12 @@ import (
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch"
 )
 
-// chart is a bar chart over the timeline, its bars in layers one upon another.
-// The drawing has no text: labels around it keep their size when it is
-// stretched. Units of the drawing are percent of its height, and of a bar.
+// chart is a stacked bar chart over the timeline. The drawing has no text, so
+// that the labels around it keep their size when it is stretched. Its units are
+// percent of its height and chartStep for each bar.
 type chart struct {
 	ID, Title string
-	Label     string // what the picture shows, for those who do not see it
+	Label     string // what the chart shows, for screen readers
 	Layers    []layer
 	Width     int // of the drawing, chartStep for each bar
 	Bars      []bar
@@ -23,7 +23,7 @@ type chart struct {
 	Times     []string // along the time axis: start, middle, end
 }
 
-// layer is one of the things that a chart shows. Its class is its colour.
+// layer is one series of a chart. Its class is its colour.
 type layer struct {
 	Name, Class string
 	Sum         string
@@ -38,7 +38,7 @@ type bar struct {
 }
 
 const (
-	chartStep = 10 // width of a step, of which a bar takes barWidth
+	chartStep = 10 // width of a step; barWidth of it is the bar
 	barWidth  = 8
 )
 
@@ -74,7 +74,7 @@ func (r *Report) chart(id, title string, layers ...layer) chart {
 		}
 		peak = max(peak, sum)
 	}
-	c.Label = fmt.Sprintf("%s by %s: %s in all; at most %s", title, stepName(r.Timeline.StepSeconds), strings.Join(sums, ", "), tokenwatch.Number(peak))
+	c.Label = fmt.Sprintf("%s by %s: %s in total; at most %s", title, stepName(r.Timeline.StepSeconds), strings.Join(sums, ", "), tokenwatch.Number(peak))
 	top := niceAbove(peak)
 	c.Top, c.Middle = tokenwatch.Number(top), ""
 	if top%2 == 0 {
@@ -87,8 +87,8 @@ func (r *Report) chart(id, title string, layers ...layer) chart {
 	return c
 }
 
-// stack is the bars of one step. What is not nothing is at least two percent
-// high, so that it can be seen.
+// stack returns the bars of one step. Anything above zero is at least two percent
+// high, so that it is visible.
 func stack(at int, s *Step, layers []layer, top int64) []bar {
 	var bars []bar
 	var tip []string
@@ -111,7 +111,7 @@ func stack(at int, s *Step, layers []layer, top int64) []bar {
 	return bars
 }
 
-// niceAbove is the next of 1, 2, 4, 6, 8, 10, 20, 40, … that is not below n.
+// niceAbove returns the smallest of 1, 2, 4, 6, 8, 10, 20, 40, … that is at least n.
 func niceAbove(n int64) int64 {
 	for size := int64(1); size <= math.MaxInt64/100; size *= 10 {
 		for _, nice := range []int64{1, 2, 4, 6, 8} {
@@ -123,7 +123,7 @@ func niceAbove(n int64) int64 {
 	return n
 }
 
-// timeLabels are the start of the first step, a middle one, and the end.
+// timeLabels returns the start, the middle and the end of the timeline.
 func (r *Report) timeLabels() []string {
 	steps := r.Timeline.Steps
 	if len(steps) == 0 {

@@ -24,8 +24,8 @@ var (
 	page = template.Must(template.New("report").Parse(pageText))
 )
 
-// htmlView is what the template shows. Every text in it is safe to look at; the
-// template escapes it for where it stands.
+// htmlView is what the template shows. Every text in it is sanitized; the template
+// escapes it for its context.
 type htmlView struct {
 	Policy    string
 	Style     template.CSS
@@ -74,14 +74,14 @@ type rowView struct {
 type cellView struct {
 	cell
 	Class string
-	Bar   string // length in percent; empty: no bar
+	Bar   string // length in percent; empty: none
 }
 
-// longText is what a cell holds in one line; the rest wraps.
+// longText is the length in characters from which a cell wraps.
 const longText = 40
 
 // WriteHTML writes the report as one page that loads nothing and runs nothing:
-// its policy allows its own style sheet alone.
+// its content security policy allows only its own style sheet.
 func (r *Report) WriteHTML(w io.Writer) error {
 	sum := sha256.Sum256([]byte(style))
 	v := htmlView{
@@ -118,7 +118,7 @@ func (r *Report) WriteHTML(w io.Writer) error {
 	return page.Execute(w, v)
 }
 
-// severity becomes a class name.
+// severity returns the severity as a class name.
 func severity(a tokenwatch.Alert) string {
 	if s, err := tokenwatch.ParseSeverity(string(a.Severity)); err == nil {
 		return string(s)
@@ -139,7 +139,7 @@ func (r *Report) tiles() []tile {
 	}
 	for i := range list {
 		if list[i].Value == "0" {
-			list[i].Class = "" // nothing to see
+			list[i].Class = "" // nothing to highlight
 		}
 	}
 	return list

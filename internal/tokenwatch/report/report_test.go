@@ -314,7 +314,7 @@ func TestEmptyReport(t *testing.T) {
 		if err := write(New(Options{}).Report(noon), &out); err != nil {
 			t.Fatal(err)
 		}
-		if name != "json" && !strings.Contains(out.String(), "No request concerns the engine.") {
+		if name != "json" && !strings.Contains(out.String(), "There are no requests about the engine.") {
 			t.Errorf("%s: %s", name, out.String())
 		}
 		if strings.Contains(out.String(), "null") {

@@ -7,18 +7,18 @@ import (
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch"
 )
 
-// key is what tells the rows of a table apart.
+// key identifies a row of a table.
 type key [3]string
 
-// counter keeps the rows with the most requests. When there are too many, at
-// least half of them are forgotten, the smaller ones. What a row may have lost by
-// that is bounded by the sum of the largest forgotten counts.
+// counter keeps the rows with the most requests. When there are too many, it
+// drops at least half of them, the smaller ones. missed bounds what a row may have
+// lost that way: it is the sum of the largest counts that were dropped.
 type counter struct {
 	rows   map[key]*Row
 	missed int64
 }
 
-// row adds to the row of k and returns it, for what it is called.
+// row adds to the row of k and returns it, so that the caller can fill in names.
 func (c *counter) row(k key, e *tokenwatch.Event, one *Totals) *Row {
 	r := c.rows[k]
 	if r == nil {
@@ -38,8 +38,8 @@ func (c *counter) row(k key, e *tokenwatch.Event, one *Totals) *Row {
 	return r
 }
 
-// prune forgets all rows that have no more requests than the one at place
-// maxKeys, so that what is left does not depend on chance.
+// prune drops all rows that have no more requests than the row at rank maxKeys,
+// so that the result does not depend on map order.
 func (c *counter) prune() {
 	counts := make([]int64, 0, len(c.rows))
 	for _, r := range c.rows {
@@ -60,7 +60,7 @@ type entry struct {
 	row *Row
 }
 
-// sorted lists the rows with the largest figure first.
+// sorted returns the rows, the largest figure first.
 func (c *counter) sorted(figure func(*Totals) int64) []entry {
 	list := make([]entry, 0, len(c.rows))
 	for k, r := range c.rows {

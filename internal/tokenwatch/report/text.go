@@ -14,11 +14,11 @@ import (
 )
 
 const (
-	textWidth = 44  // of a cell in the text report, in characters
-	htmlWidth = 200 // in the HTML report
+	textWidth = 44  // of a cell in the text report
+	htmlWidth = 200 // of a text in the HTML report, in characters
 )
 
-// WriteText writes the report for a terminal, with ANSI colours if asked.
+// WriteText writes the report for a terminal, with ANSI colours if colors is set.
 func (r *Report) WriteText(w io.Writer, colors bool) error {
 	out := bufio.NewWriter(w)
 	p := painter(colors)
@@ -52,7 +52,7 @@ func writeAlert(out io.Writer, a tokenwatch.Alert, p painter) {
 	}
 }
 
-// writeColumns aligns names to the left and figures to the right.
+// writeColumns aligns names to the left and numbers to the right.
 func writeColumns(out io.Writer, s section, p painter) {
 	widths := make([]int, len(s.columns))
 	rows := append([][]cell{s.columns}, s.rows...)
@@ -81,21 +81,21 @@ func writeColumns(out io.Writer, s section, p painter) {
 	}
 }
 
-// section is a table of the report, as it is shown.
+// section is a table as the report shows it.
 type section struct {
 	id, title string
-	empty     string // what is said when there are no rows
+	empty     string // shown when there are no rows
 	columns   []cell
 	rows      [][]cell
 	notes     []string
-	bar       int // the column that has a bar in the HTML report; 0: none
+	bar       int // the column with a bar in the HTML report; 0: none
 }
 
-// cell is text that can be shown as it is, or a number.
+// cell is sanitized text, or a number.
 type cell struct {
 	Text   string
 	Number bool
-	Share  float64 // of the largest in its column, for the bar
+	Share  float64 // of the largest value in its column, for the bar
 }
 
 func (c cell) short() string {
@@ -107,7 +107,7 @@ func (c cell) short() string {
 
 func text(s string) cell { return cell{Text: sanitize.Text(s, htmlWidth)} }
 
-// nothing stands for zero, so that what is not zero stands out.
+// nothing is written for zero, so that other numbers stand out.
 const nothing = "·"
 
 func figure(n int64) cell {
@@ -120,7 +120,7 @@ func figure(n int64) cell {
 
 func figures(label string) cell { return cell{Text: label, Number: true} }
 
-// column is one column of a section: its heading and what it shows of a row.
+// column is one column of a section: its heading, and its cell for a row.
 type column struct {
 	heading cell
 	show    func(*Row) cell
@@ -149,22 +149,22 @@ func (r *Report) sections() []section {
 	return []section{
 		tableSection("roles", "By role", "No request named a role.", r.Roles, func(r *Row) int64 { return r.Issued },
 			name("role", func(r *Row) string { return r.Role }), issued, active, checks, refused,
-			name("kind", func(r *Row) string { return r.TokenType }), mount, last),
-		tableSection("types", "By kind of token", "No token was issued or introspected.", r.Types, func(r *Row) int64 { return r.Issued },
-			name("kind", func(r *Row) string { return r.TokenType }), issued, active, checks, last),
+			name("type", func(r *Row) string { return r.TokenType }), mount, last),
+		tableSection("types", "By token type", "No token was issued or introspected.", r.Types, func(r *Row) int64 { return r.Issued },
+			name("type", func(r *Row) string { return r.TokenType }), issued, active, checks, last),
 		tableSection("entities", "Who asked for tokens", "Nobody asked for a token.", r.Entities, func(r *Row) int64 { return r.Issued },
 			who, issued, refused, name("entity", func(r *Row) string { return r.Entity }), last),
 		tableSection("failures", "What failed", "Nothing failed.", r.Failures, func(r *Row) int64 { return r.Requests },
 			name("request", func(r *Row) string { return kindName(tokenwatch.Kind(r.Kind)) }), requests,
 			name("outcome", func(r *Row) string { return r.Outcome }),
-			name("Vault's words", func(r *Row) string { return words(r.Error) }), last),
-		tableSection("clients", "Top clients", "No request has an address.", r.Clients, func(r *Row) int64 { return r.Requests },
+			name("error", func(r *Row) string { return words(r.Error) }), last),
+		tableSection("clients", "Top clients", "No request had an address.", r.Clients, func(r *Row) int64 { return r.Requests },
 			name("address", func(r *Row) string { return r.Address }), requests, issued, inactive, checks, refused, who, last),
 	}
 }
 
-// tableSection shows a table. bar is the figure of the second column, which
-// the HTML report also draws.
+// tableSection returns the section of a table. bar is the figure of the second
+// column, which the HTML report also draws.
 func tableSection(id, title, empty string, t Table, bar func(*Row) int64, columns ...column) section {
 	s := section{id: id, title: title, empty: empty, bar: 1}
 	for _, c := range columns {
@@ -185,21 +185,21 @@ func tableSection(id, title, empty string, t Table, bar func(*Row) int64, column
 		s.rows = append(s.rows, cells)
 	}
 	if slices.ContainsFunc(t.Rows, func(r Row) bool { return strings.HasPrefix(r.TokenType, tokenwatch.HashPrefix) }) {
-		s.notes = append(s.notes, "Vault has hashed the kinds of tokens; scripts/setup-audit.sh makes the mount write them in clear.")
+		s.notes = append(s.notes, "Vault hashed the token types; scripts/setup-audit.sh makes the mount write them in clear.")
 	}
 	if t.More > 0 {
 		s.notes = append(s.notes, fmt.Sprintf("%s more, with fewer requests", tokenwatch.Number(int64(t.More))))
 	}
 	if t.Missed > 0 {
-		s.notes = append(s.notes, fmt.Sprintf("There are too many to remember them all: a line may lack up to %s requests.", tokenwatch.Number(t.Missed)))
+		s.notes = append(s.notes, fmt.Sprintf("There are too many to keep them all: a row may lack up to %s requests.", tokenwatch.Number(t.Missed)))
 	}
 	return s
 }
 
-// detail is a fact of an alert.
+// detail is one fact about an alert.
 type detail struct {
 	Name, Value string
-	Wide        bool // a sentence: it has a line of its own in the HTML report
+	Wide        bool // a sentence: has its own line in the HTML report
 }
 
 func details(a tokenwatch.Alert) []detail {
@@ -255,21 +255,21 @@ func (a *Alerts) count() string {
 	return strings.Join(parts, ", ")
 }
 
-// period says which time the report is about.
+// period returns the time that the report covers.
 func (r *Report) period() string {
 	if r.From.IsZero() {
-		return "No request concerns the engine."
+		return "There are no requests about the engine."
 	}
 	return fmt.Sprintf("%s to %s (%s)", moment(r.From), moment(r.To), r.To.Sub(r.From).Round(time.Second))
 }
 
 func (r *Report) logLine() string {
-	line := fmt.Sprintf("%s lines, of which %s are requests that concern the engine", tokenwatch.Number(r.Log.Lines), tokenwatch.Number(r.Totals.Requests))
+	line := fmt.Sprintf("%s lines; %s requests about the engine", tokenwatch.Number(r.Log.Lines), tokenwatch.Number(r.Totals.Requests))
 	if r.Log.Malformed > 0 {
-		line += fmt.Sprintf("; %s are no audit entries", tokenwatch.Number(r.Log.Malformed))
+		line += fmt.Sprintf("; %s lines that are not audit entries", tokenwatch.Number(r.Log.Malformed))
 	}
 	if r.Log.Oversized > 0 {
-		line += fmt.Sprintf("; %s are too long", tokenwatch.Number(r.Log.Oversized))
+		line += fmt.Sprintf("; %s lines too long", tokenwatch.Number(r.Log.Oversized))
 	}
 	return line
 }
@@ -281,7 +281,7 @@ func moment(t time.Time) string {
 	return t.UTC().Format("2006-01-02 15:04:05Z")
 }
 
-// kindName is a kind of request in words.
+// kindName returns a kind of request in words.
 func kindName(k tokenwatch.Kind) string {
 	if name, ok := map[tokenwatch.Kind]string{
 		tokenwatch.KindIssue:        "issue a token",
@@ -313,7 +313,7 @@ func kindName(k tokenwatch.Kind) string {
 	return string(k)
 }
 
-// words is an error text in one line. The engine's own are hashed by Vault.
+// words returns an error text in one line. Vault hashes the engine's own errors.
 func words(s string) string {
 	s = strings.TrimSpace(s)
 	if strings.HasPrefix(s, tokenwatch.HashPrefix) {
@@ -324,12 +324,12 @@ func words(s string) string {
 		lines[i] = strings.TrimSpace(lines[i])
 	}
 	if len(lines) > 1 && strings.HasSuffix(lines[0], "occurred:") {
-		lines = lines[1:] // "1 error occurred:" says nothing
+		lines = lines[1:] // "1 error occurred:" adds nothing
 	}
 	return strings.Join(lines, " ")
 }
 
-// painter colours text, or not.
+// painter colours text if it is true.
 type painter bool
 
 func (p painter) paint(code, s string) string {

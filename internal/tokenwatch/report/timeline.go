@@ -5,15 +5,15 @@ import (
 	"time"
 )
 
-// maxSteps is how many bars fit into a chart.
+// maxSteps is the number of bars that fit into a chart.
 const maxSteps = 120
 
 // stepSizes are in seconds; each is a multiple of the one before. Beyond the
 // last, the size doubles.
 var stepSizes = []int64{1, 10, 60, 300, 900, 1800, 3600, 3 * 3600, 6 * 3600, 12 * 3600, 24 * 3600, 7 * 24 * 3600}
 
-// timeline counts by steps of time that grow with the period, so that there are
-// never more than maxSteps of them, in whatever order the times come.
+// timeline counts by steps of time. Steps grow with the period, so that there are
+// never more than maxSteps, in any order of times.
 type timeline struct {
 	size        int64 // seconds of a step; 0 before the first
 	counts      map[int64]*Totals

@@ -1,7 +1,6 @@
-// Package sanitize makes text that somebody else chose safe to look at: in a
-// terminal, where it could move the cursor or change colours, and anywhere,
-// where it could reorder or hide what stands beside it. It does not escape for
-// HTML or JSON.
+// Package sanitize makes untrusted text safe to display: in a terminal, where it
+// could move the cursor or change colours, and anywhere else, where it could
+// reorder or hide the text around it. It does not escape for HTML or JSON.
 package sanitize
 
 import (
@@ -11,8 +10,8 @@ import (
 	"unicode/utf8"
 )
 
-// Text returns s with every character that cannot be seen as an escape (\x1b,
-// \u202e), and with … for what is beyond max characters.
+// Text returns s with every invisible character replaced by an escape (\x1b,
+// \u202e), and everything after max characters by ….
 func Text(s string, max int) string {
 	var out strings.Builder
 	for count := 0; s != ""; count++ {
@@ -38,9 +37,9 @@ func Text(s string, max int) string {
 	return out.String()
 }
 
-// seen reports whether a character takes its own place in a line: it is none of
-// the controls, line separators, bidirectional and zero-width marks, and no
-// space that cannot be told from others.
+// seen reports whether a character is visible in its own place: it is not a
+// control, a line separator, a bidirectional or zero-width mark, nor a space
+// that looks like another one.
 func seen(r rune) bool {
 	return r == ' ' || unicode.IsGraphic(r) && !unicode.Is(unicode.Zs, r) && !unicode.Is(unicode.Other_Default_Ignorable_Code_Point, r) &&
 		!unicode.Is(unicode.Variation_Selector, r)

@@ -19,14 +19,14 @@ import (
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/sanitize"
 )
 
-// ErrPermanent marks a failure that trying again will not mend.
+// ErrPermanent marks a failure that a retry cannot fix.
 var ErrPermanent = errors.New("refused")
 
-// Endpoint is where to POST to.
+// Endpoint is an HTTP server that alerts are posted to.
 type Endpoint struct {
 	URL       string            `yaml:"url"`
 	Headers   map[string]string `yaml:"headers"`
-	TokenFile string            `yaml:"bearer_token_file"` // read for every request, so that it may be renewed
+	TokenFile string            `yaml:"bearer_token_file"` // read for every request, so that it can be rotated
 	CAFile    string            `yaml:"ca_file"`
 	Timeout   time.Duration     `yaml:"timeout"`
 
@@ -58,7 +58,7 @@ func (e *Endpoint) Open() error {
 	return nil
 }
 
-// label names the endpoint without what may be secret in its URL.
+// label names the endpoint by its host: the rest of the URL may be secret.
 func (e *Endpoint) label(kind string) string {
 	u, err := url.Parse(e.URL)
 	if err != nil {
@@ -93,18 +93,18 @@ func (e *Endpoint) post(ctx context.Context, url string, body any) error {
 		return withoutURL(err)
 	}
 	defer resp.Body.Close()
-	said, _ := io.ReadAll(io.LimitReader(resp.Body, 300))
+	answer, _ := io.ReadAll(io.LimitReader(resp.Body, 300))
 	switch code := resp.StatusCode; {
 	case code < 300:
 		return nil
 	case code >= 500, code == http.StatusTooManyRequests, code == http.StatusRequestTimeout:
-		return fmt.Errorf("%s: %s", resp.Status, sanitize.Text(string(said), maxField))
+		return fmt.Errorf("%s: %s", resp.Status, sanitize.Text(string(answer), maxField))
 	default:
-		return fmt.Errorf("%w: %s: %s", ErrPermanent, resp.Status, sanitize.Text(string(said), maxField))
+		return fmt.Errorf("%w: %s: %s", ErrPermanent, resp.Status, sanitize.Text(string(answer), maxField))
 	}
 }
 
-// withoutURL drops the URL, which may hold a secret.
+// withoutURL drops the URL, which may contain a secret.
 func withoutURL(err error) error {
 	var u *url.Error
 	if errors.As(err, &u) {
@@ -122,8 +122,8 @@ func (w Webhook) Name() string { return w.label("webhook") }
 // Send implements tokenwatch.Sink.
 func (w Webhook) Send(ctx context.Context, a tokenwatch.Alert) error { return w.post(ctx, w.URL, a) }
 
-// Alertmanager posts to Alertmanager's API, version 2. Give one for each member
-// of a cluster: they sort out which of them notifies.
+// Alertmanager posts to Alertmanager's API, version 2. A cluster needs one for
+// each member; the members decide which of them notifies.
 type Alertmanager struct {
 	*Endpoint
 	// ResolveTimeout is how long an alert stays open without happening again.
@@ -141,8 +141,8 @@ type managedAlert struct {
 	EndsAt      time.Time         `json:"endsAt"`
 }
 
-// Send implements tokenwatch.Sink. What tells alerts apart is in labels, what
-// changes while one goes on is in annotations.
+// Send implements tokenwatch.Sink. Labels identify the alert; annotations are
+// what changes while it goes on.
 func (m Alertmanager) Send(ctx context.Context, a tokenwatch.Alert) error {
 	return m.post(ctx, strings.TrimSuffix(m.URL, "/")+"/api/v2/alerts", []managedAlert{{
 		Labels: filled(map[string]string{

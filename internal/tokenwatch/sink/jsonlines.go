@@ -11,13 +11,13 @@ import (
 // JSONLines writes each alert as a line of JSON.
 type JSONLines struct {
 	W     io.Writer
-	Label string // Name; which file it is
+	Label string // its Name, such as "json FILE"
 }
 
 // Name implements tokenwatch.Sink.
 func (j *JSONLines) Name() string { return j.Label }
 
-// Send implements tokenwatch.Sink. Control characters are escaped, as JSON wants it.
+// Send implements tokenwatch.Sink. JSON escapes control characters.
 func (j *JSONLines) Send(_ context.Context, a tokenwatch.Alert) error {
 	line, err := json.Marshal(a)
 	if err != nil {

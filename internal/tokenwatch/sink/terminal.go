@@ -1,5 +1,5 @@
-// Package sink passes alerts on: to people at a terminal, to files of JSON
-// lines, to webhooks and to Alertmanager.
+// Package sink delivers alerts: to a terminal, to files of JSON lines, to
+// webhooks and to Alertmanager.
 package sink
 
 import (
@@ -13,8 +13,8 @@ import (
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/sanitize"
 )
 
-// maxField is how much of a field is shown: enough for any name or path that
-// people choose, and too little to flood a screen.
+// maxField is the number of characters shown of a field: enough for any name or
+// path that people choose, and too few to flood a screen.
 const maxField = 400
 
 // Terminal writes alerts for people.

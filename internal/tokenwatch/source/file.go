@@ -13,16 +13,16 @@ import (
 
 // File follows the log of a file audit device through rotation: by renaming
 // (followed by SIGHUP to Vault), and by copying and truncating. Rotated files
-// have to stay beside the log, compressed or not, until they have been read.
+// must stay in the log's directory, compressed or not, until they have been read.
 //
-// Copying and truncating can lose entries that Vault writes in between; that is
-// beyond a reader's power.
+// Copying and truncating can lose entries that Vault writes in between; no reader
+// can prevent that.
 type File struct {
 	Path    string
 	From    *tokenwatch.Position // where to resume; nil: see FromEnd
-	FromEnd bool                 // without From, skip what is there already
+	FromEnd bool                 // without From, skip what the file already holds
 	MaxLine int                  // 0: DefaultMaxLine
-	Poll    time.Duration        // how often to look for more; 0: 250ms
+	Poll    time.Duration        // how often to check for more; 0: 250ms
 	Log     *slog.Logger
 
 	handle  func(tokenwatch.Batch) error
@@ -43,7 +43,7 @@ func (f *File) Run(ctx context.Context, handle func(tokenwatch.Batch) error) err
 	if err := f.begin(ctx); err != nil {
 		return err
 	}
-	// Where reading begins is worth remembering before there is anything to read.
+	// The start is saved even before there is anything to read.
 	if err := handle(tokenwatch.Batch{Position: f.current.position()}); err != nil {
 		return err
 	}
@@ -61,16 +61,16 @@ func (f *File) Run(ctx context.Context, handle func(tokenwatch.Batch) error) err
 	}
 }
 
-// begin opens the file to start with.
+// begin opens the file to start from.
 func (f *File) begin(ctx context.Context) error {
 	if f.From != nil {
-		for range 3 { // it may be rotated away while it is looked for
+		for range 3 { // it may be rotated away during the search
 			found, err := f.resume()
 			if err != nil || found {
 				return err
 			}
 		}
-		f.Log.Warn("the file in which reading stopped is gone, with what was written to it since; starting at the beginning of the log",
+		f.Log.Warn("the file where reading stopped is gone, with everything written to it since; starting at the beginning of the log",
 			"file", f.From.Path, "offset", f.From.Offset)
 	}
 	if err := f.await(ctx); err != nil {
@@ -86,7 +86,7 @@ func (f *File) begin(ctx context.Context) error {
 	return f.seekToLine(info.Size())
 }
 
-// seekToLine goes behind the last newline before offset.
+// seekToLine goes to the end of the last line before offset.
 func (f *File) seekToLine(offset int64) error {
 	buf := make([]byte, chunk)
 	for offset > 0 {
@@ -105,7 +105,7 @@ func (f *File) seekToLine(offset int64) error {
 	return nil
 }
 
-// await opens the log as soon as there is one.
+// await opens the log as soon as it exists.
 func (f *File) await(ctx context.Context) error {
 	poll := time.NewTicker(f.Poll)
 	defer poll.Stop()
@@ -116,7 +116,7 @@ func (f *File) await(ctx context.Context) error {
 			return err
 		}
 		if !waited {
-			f.Log.Warn("waiting for the log to be there", "file", f.Path)
+			f.Log.Warn("waiting for the log to appear", "file", f.Path)
 		}
 		select {
 		case <-ctx.Done():
@@ -126,22 +126,22 @@ func (f *File) await(ctx context.Context) error {
 	}
 }
 
-// resume looks for the file in which From was taken: where it was, then under
-// the name that rotation gave it, then as a copy, by its beginning.
+// resume finds the file of From: under its path, then under the name that rotation
+// gave it, then as a copy with the same beginning.
 func (f *File) resume() (bool, error) {
 	rotated, err := siblings(f.Path)
 	if err != nil {
 		return false, err
 	}
 	paths := []string{f.Path}
-	for i := len(rotated) - 1; i >= 0; i-- { // the latest is the likeliest
+	for i := len(rotated) - 1; i >= 0; i-- { // the latest is the most likely
 		paths = append(paths, rotated[i].path)
 	}
 	for _, sameFile := range []bool{true, false} {
 		for _, path := range paths {
 			l, err := openRotated(path, f.MaxLine)
 			if err != nil {
-				continue // gone meanwhile, or no gzip after all
+				continue // gone in the meantime, or not gzip after all
 			}
 			is := l.id == fileID{f.From.Device, f.From.Inode}
 			if is == sameFile && (is || f.From.HeadSize > 0) && l.resumeAt(f.From) {
@@ -154,7 +154,7 @@ func (f *File) resume() (bool, error) {
 	return false, nil
 }
 
-// catchUp reads all that there is, across rotations.
+// catchUp reads everything there is, across rotations.
 func (f *File) catchUp(ctx context.Context) error {
 	for ctx.Err() == nil {
 		if f.current.replaced() {
@@ -180,14 +180,14 @@ func (f *File) catchUp(ctx context.Context) error {
 func (f *File) deliver(ctx context.Context, l *logFile) func([]byte, int) error {
 	return func(lines []byte, skipped int) error {
 		if err := ctx.Err(); err != nil {
-			return err // before the lines count, so that they are read again
+			return err // before the lines are counted, so that they are read again
 		}
 		return f.handle(tokenwatch.Batch{Lines: lines, Skipped: skipped, Position: l.position()})
 	}
 }
 
-// restart goes on with a file that was truncated: with the copy that was made
-// of it before, from which advance leads on, or else at its beginning.
+// restart continues after a file was truncated: in the copy that was made of it
+// before, from which advance moves on, or else at its beginning.
 func (f *File) restart() error {
 	old := f.current.position()
 	f.current.close()
@@ -195,7 +195,7 @@ func (f *File) restart() error {
 		return err
 	}
 	if old.Offset > 0 {
-		f.Log.Warn("the log was truncated and no copy of it is there; what was written just before is lost", "file", old.Path, "offset", old.Offset)
+		f.Log.Warn("the log was truncated without a copy; what was written just before is lost", "file", old.Path, "offset", old.Offset)
 	}
 	var err error
 	f.current, err = openLog(old.Path, f.MaxLine)
@@ -224,7 +224,7 @@ func (f *File) openCopy(old *tokenwatch.Position) (bool, error) {
 	return false, nil
 }
 
-// finish reads a file that will not grow any more to its very end.
+// finish reads a file that no longer grows to its very end.
 func (f *File) finish(ctx context.Context, l *logFile) error {
 	deliver := f.deliver(ctx, l)
 	if err := l.readToEnd(deliver); err != nil {
@@ -233,16 +233,16 @@ func (f *File) finish(ctx context.Context, l *logFile) error {
 	return l.split.finish(deliver)
 }
 
-// advance goes on to the file that follows the current one, if there is one.
-// The current one may still be written to until Vault has opened the next, and
-// that shows by there being something in it.
+// advance moves on to the file after the current one, if there is one. Vault may
+// still write to the current one until it has opened the next, which then is no
+// longer empty.
 func (f *File) advance(ctx context.Context) (bool, error) {
 	info, err := os.Stat(f.Path)
 	if err != nil || idOf(info) == f.current.id || info.Size() == 0 {
-		return false, nil // a log that is missing will come back
+		return false, nil // a missing log will come back
 	}
-	// The next file is opened before others are looked for: whatever happens to
-	// it from now on is noticed.
+	// The next file is opened before others are searched for, so that whatever
+	// happens to it from now on is noticed.
 	next, err := openLog(f.Path, f.MaxLine)
 	if err != nil {
 		return false, nil // rotated again just now
@@ -270,8 +270,8 @@ func (f *File) advance(ctx context.Context) (bool, error) {
 	return true, nil
 }
 
-// readBetween reads the files that were written after the current one and
-// rotated away before the log was looked at again.
+// readBetween reads the files that were written after the current one and rotated
+// away before the log was checked again.
 func (f *File) readBetween(ctx context.Context, done fs.FileInfo, next *logFile) error {
 	rotated, err := siblings(f.Path)
 	if err != nil {
@@ -298,7 +298,7 @@ func (f *File) readBetween(ctx context.Context, done fs.FileInfo, next *logFile)
 	return nil
 }
 
-// copyOf reports whether the content begins as that of another file.
+// copyOf reports whether the content begins like that of other.
 func (l *logFile) copyOf(other *logFile) bool {
 	return len(other.head) > 0 && l.beginsAs(other.position())
 }

@@ -328,7 +328,7 @@ func TestStart(t *testing.T) {
 		})}
 		r.follow(t, w.path, 1)
 		r.check(t, 1)
-		if strings.Count(said, "\n") != 1 || !strings.Contains(said, "waiting for the log to be there") {
+		if strings.Count(said, "\n") != 1 || !strings.Contains(said, "waiting for the log to appear") {
 			t.Errorf("said %q", said)
 		}
 	})

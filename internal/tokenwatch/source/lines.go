@@ -1,6 +1,6 @@
 // Package source delivers the lines of an audit log: from a file that is being
-// written and rotated, from a socket that Vault connects to, or from a stream
-// that ends.
+// written and rotated, from a socket that Vault connects to, or from a finite
+// stream.
 package source
 
 import (
@@ -8,8 +8,8 @@ import (
 )
 
 const (
-	// DefaultMaxLine is far above what the engine's own requests need; a list of
-	// a million token ids is longer, and not worth keeping.
+	// DefaultMaxLine is far above what requests to the engine need; a list of a
+	// million token ids is longer, and not worth keeping.
 	DefaultMaxLine = 1 << 20
 	chunk          = 1 << 20
 )
@@ -18,11 +18,11 @@ const (
 type splitter struct {
 	maxLine int
 	buf     []byte
-	rest    int  // bytes at the beginning of buf that await the rest of their line
-	giant   bool // inside of a line that is longer than maxLine
+	rest    int  // bytes at the beginning of buf that are part of an unfinished line
+	giant   bool // inside a line that is longer than maxLine
 	skipped int
-	// consumed counts bytes up to the last whole line, skipped ones included;
-	// beyond counts those after it that are not in buf any more.
+	// consumed counts bytes up to the last whole line, including skipped ones;
+	// beyond counts those after it that are no longer in buf.
 	consumed, beyond int64
 }
 
@@ -33,7 +33,7 @@ func newSplitter(maxLine int) *splitter {
 	return &splitter{maxLine: maxLine, buf: make([]byte, chunk)}
 }
 
-// space is where the next bytes go.
+// space returns the buffer for the next bytes.
 func (s *splitter) space() []byte {
 	if len(s.buf)-s.rest < chunk/2 {
 		s.buf = append(s.buf[:s.rest], make([]byte, chunk)...)
@@ -41,11 +41,12 @@ func (s *splitter) space() []byte {
 	return s.buf[s.rest:]
 }
 
-// position is how far the stream was read.
+// position returns how far the stream has been read.
 func (s *splitter) position() int64 { return s.consumed + s.beyond + int64(s.rest) }
 
-// advance takes the n bytes that were put into space, and gives the whole lines
-// to deliver, how many were skipped. The lines are valid until the next call.
+// advance takes the n bytes that were read into space, and calls deliver with the
+// whole lines and the number of skipped ones. The lines are valid until the next
+// call.
 func (s *splitter) advance(n int, deliver func(lines []byte, skipped int) error) error {
 	data := s.buf[:s.rest+n]
 	if s.giant {
@@ -79,7 +80,7 @@ func (s *splitter) advance(n int, deliver func(lines []byte, skipped int) error)
 	return nil
 }
 
-// finish delivers what is left behind the last newline when the stream ends.
+// finish delivers what is left after the last newline when the stream ends.
 func (s *splitter) finish(deliver func(lines []byte, skipped int) error) error {
 	if s.giant {
 		s.skipped++

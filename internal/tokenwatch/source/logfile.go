@@ -19,18 +19,18 @@ import (
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch"
 )
 
-// headMax is how much of a file's beginning tells it from others: more than its
-// first entry, which has a request id and a time.
+// headMax is how much of a file's beginning identifies it: more than its first
+// entry, which has a request id and a time.
 const headMax = 4096
 
-// logFile is an open file with a place in it.
+// logFile is an open file with a read position.
 type logFile struct {
 	path  string
 	f     *os.File
 	gz    *gzip.Reader // nil: not compressed
 	id    fileID
 	split *splitter
-	start int64  // where split began
+	start int64  // offset where split began
 	head  []byte // first bytes of the content, at most headMax
 }
 
@@ -63,7 +63,7 @@ func openLog(path string, maxLine int) (*logFile, error) {
 	return l, nil
 }
 
-// openRotated opens a file that may be compressed just now.
+// openRotated opens a file that may be compressed at this moment.
 func openRotated(path string, maxLine int) (*logFile, error) {
 	l, err := openLog(path, maxLine)
 	if errors.Is(err, fs.ErrNotExist) && !strings.HasSuffix(path, ".gz") {
@@ -74,11 +74,11 @@ func openRotated(path string, maxLine int) (*logFile, error) {
 
 func (l *logFile) close() { _ = l.f.Close() }
 
-// offset is behind the last whole line that was delivered.
+// offset returns the end of the last whole line that was delivered.
 func (l *logFile) offset() int64 { return l.start + l.split.consumed }
 
-// seek goes to offset in the content, and knows at least headSize bytes of its
-// beginning then. What is skipped is read if need be.
+// seek goes to offset in the content, and reads at least headSize bytes of its
+// beginning. A compressed file is read up to there.
 func (l *logFile) seek(offset int64, headSize int) error {
 	head, err := l.firstBytes(max(min(offset, headMax), int64(headSize)))
 	if err != nil {
@@ -94,7 +94,7 @@ func (l *logFile) seek(offset int64, headSize int) error {
 	return nil
 }
 
-// firstBytes reads the beginning of the content without moving in it.
+// firstBytes reads the beginning of the content without moving the read position.
 func (l *logFile) firstBytes(n int64) ([]byte, error) {
 	var r io.Reader = io.NewSectionReader(l.f, 0, n)
 	if l.gz != nil {
@@ -111,10 +111,10 @@ func (l *logFile) firstBytes(n int64) ([]byte, error) {
 	return head, nil
 }
 
-// errReplaced says that the file is not the one any more that was read so far.
+// errReplaced means that the file is no longer the one that was being read.
 var errReplaced = errors.New("replaced")
 
-// read fills the splitter once; io.EOF means that there is no more for now.
+// read fills the splitter once; io.EOF means that there is nothing more for now.
 func (l *logFile) read(deliver func([]byte, int) error) error {
 	space := l.split.space()
 	var n int
@@ -127,8 +127,8 @@ func (l *logFile) read(deliver func([]byte, int) error) error {
 	if n == 0 {
 		return err
 	}
-	// Checked after reading: the file may have been truncated and filled again
-	// just before, and what was read would be something else.
+	// Checked after reading: the file may have been truncated and refilled just
+	// before, and what was read would be something else.
 	if l.replaced() {
 		return errReplaced
 	}
@@ -139,7 +139,7 @@ func (l *logFile) read(deliver func([]byte, int) error) error {
 	})
 }
 
-// know remembers the beginning of the content.
+// know keeps the beginning of the content.
 func (l *logFile) know(at int64, lines []byte, skipped int) {
 	if skipped > 0 || at > int64(len(l.head)) || at+int64(len(lines)) <= int64(len(l.head)) {
 		return
@@ -147,7 +147,7 @@ func (l *logFile) know(at int64, lines []byte, skipped int) {
 	l.head = append(l.head[:at], lines[:min(len(lines), headMax-int(at))]...)
 }
 
-// readToEnd reads until there is no more for now.
+// readToEnd reads until there is nothing more for now.
 func (l *logFile) readToEnd(deliver func([]byte, int) error) error {
 	for {
 		err := l.read(deliver)
@@ -160,8 +160,8 @@ func (l *logFile) readToEnd(deliver func([]byte, int) error) error {
 	}
 }
 
-// peek remembers the beginning of a file of which nothing was read yet, to
-// notice when it is truncated before it is.
+// peek keeps the beginning of a file that has not been read yet, to notice if it
+// is truncated before that.
 func (l *logFile) peek() error {
 	info, err := l.f.Stat()
 	if err != nil {
@@ -179,8 +179,8 @@ func (l *logFile) position() *tokenwatch.Position {
 	}
 }
 
-// replaced reports whether what was read so far is not what the file begins
-// with any more: it was truncated, and perhaps written again.
+// replaced reports whether the file no longer begins with what was read so far: it
+// was truncated, and perhaps written again.
 func (l *logFile) replaced() bool {
 	if l.gz != nil {
 		return false
@@ -193,8 +193,8 @@ func (l *logFile) replaced() bool {
 	return err != nil || string(head) != string(l.head)
 }
 
-// beginsAs reports whether the content begins as that of the file in which
-// position was taken, and is at least as long.
+// beginsAs reports whether the content begins like that of the file of position,
+// and is at least as long.
 func (l *logFile) beginsAs(position *tokenwatch.Position) bool {
 	head, err := l.firstBytes(int64(position.HeadSize))
 	if err != nil {
@@ -211,7 +211,7 @@ func (l *logFile) beginsAs(position *tokenwatch.Position) bool {
 	return err == nil && info.Size() >= position.Offset
 }
 
-// resumeAt goes to a position if the content is what it was taken in.
+// resumeAt goes to position if it was taken from this content.
 func (l *logFile) resumeAt(position *tokenwatch.Position) bool {
 	if !l.beginsAs(position) || l.seek(position.Offset, position.HeadSize) != nil {
 		return false
@@ -221,7 +221,7 @@ func (l *logFile) resumeAt(position *tokenwatch.Position) bool {
 	return hex.EncodeToString(sum[:]) == position.HeadSum
 }
 
-// sibling is a file that rotation left beside the one that is followed.
+// sibling is a file that rotation left next to the log.
 type sibling struct {
 	path    string
 	changed time.Time
@@ -258,7 +258,7 @@ func siblings(path string) ([]sibling, error) {
 		}
 		info, err := entry.Info()
 		if err != nil || !info.Mode().IsRegular() {
-			continue // gone meanwhile
+			continue // gone in the meantime
 		}
 		found = append(found, sibling{filepath.Join(dir, entry.Name()), info.ModTime(), idOf(info)})
 	}

@@ -16,17 +16,17 @@ import (
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch"
 )
 
-// Socket is what a socket audit device connects to, over TCP or a unix socket.
+// Socket listens for a socket audit device, over TCP or a unix socket.
 //
-// Vault waits for an audit device, and refuses requests if none takes the
-// entry. So the socket is always read, and entries are dropped, and counted,
-// when they come faster than they are looked at for longer than Queue bridges.
-// A socket cannot be resumed: what Vault writes while nobody listens is lost.
+// Vault waits for its audit devices, and refuses requests if none of them accepts
+// the entry. So the socket is always read, and when Queue is full, because lines
+// arrive faster than they are handled, they are dropped and counted. A socket
+// cannot be resumed: what Vault writes while nobody listens is lost.
 type Socket struct {
 	Network string // tcp or unix
 	Address string
 	MaxLine int // 0: DefaultMaxLine
-	Queue   int // bytes that may wait; 0: 32 MiB
+	Queue   int // bytes that may be waiting; 0: 32 MiB
 	Log     *slog.Logger
 
 	listener net.Listener
@@ -67,7 +67,7 @@ func (s *Socket) Listen() error {
 	return nil
 }
 
-// removeStale removes a socket that nobody listens on any more.
+// removeStale removes a socket that nobody listens on.
 func removeStale(path string) error {
 	info, err := os.Lstat(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -86,7 +86,7 @@ func removeStale(path string) error {
 	return os.Remove(path)
 }
 
-// Addr is where it listens, once it does.
+// Addr returns the address it listens on, after Listen.
 func (s *Socket) Addr() net.Addr { return s.listener.Addr() }
 
 // Run implements tokenwatch.Source. It ends with ctx.
@@ -157,7 +157,7 @@ func (s *Socket) read(ctx context.Context, conn net.Conn, batches chan<- tokenwa
 	defer conn.Close()
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
-	s.Log.Info("an audit device has connected", "from", conn.RemoteAddr().String())
+	s.Log.Info("audit device connected", "from", conn.RemoteAddr().String())
 	err := readAll(ctx, conn, newSplitter(s.MaxLine), func(lines []byte, skipped int) error {
 		b := tokenwatch.Batch{Lines: slices.Clone(lines), Skipped: skipped}
 		if s.waiting.Add(int64(len(lines))) <= int64(s.Queue) {
@@ -172,6 +172,6 @@ func (s *Socket) read(ctx context.Context, conn net.Conn, batches chan<- tokenwa
 		return nil
 	})
 	if ctx.Err() == nil {
-		s.Log.Info("an audit device has disconnected", "from", conn.RemoteAddr().String(), "error", err)
+		s.Log.Info("audit device disconnected", "from", conn.RemoteAddr().String(), "error", err)
 	}
 }

@@ -12,8 +12,8 @@ import (
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch"
 )
 
-// Stream reads to the end of what is there: standard input, or files. Any of it
-// may be compressed with gzip.
+// Stream reads files, or standard input, to their end. Each may be compressed with
+// gzip.
 type Stream struct {
 	Files   []string // "-" is standard input
 	MaxLine int      // 0: DefaultMaxLine
@@ -63,7 +63,7 @@ func readAll(ctx context.Context, r io.Reader, s *splitter, deliver func([]byte,
 	return ctx.Err()
 }
 
-// decompressed reads through gzip if that is what r holds.
+// decompressed returns a reader that unpacks r if it is compressed with gzip.
 func decompressed(r io.Reader) (io.Reader, error) {
 	if f, ok := r.(*os.File); ok {
 		if magic, ok := peekFile(f); ok {
@@ -80,7 +80,8 @@ func decompressed(r io.Reader) (io.Reader, error) {
 	return br, nil
 }
 
-// peekFile tells whether a regular file is compressed, without moving in it.
+// peekFile reports whether a regular file is compressed, without moving its read
+// position; ok is false for other files.
 func peekFile(f *os.File) (compressed, ok bool) {
 	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
 		return false, false

@@ -11,8 +11,8 @@ import (
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch"
 )
 
-// RuleSeries is a rule of which alerts may be counted, with the severity that
-// they have as a rule: its series is there, as 0, before the first alert.
+// RuleSeries is a rule with its usual severity: the series for both exists, with
+// the value 0, before the first alert.
 type RuleSeries struct {
 	Name     string
 	Severity tokenwatch.Severity
@@ -27,8 +27,8 @@ func ListenMetrics(address string, from tokenwatch.Snapshotter, version string, 
 	return server, nil
 }
 
-// metricsHandler is what Prometheus and health checks ask. It answers to any
-// host name, as they may use one that is not known here.
+// metricsHandler serves Prometheus and health checks. It accepts any host name,
+// as they may use one that is not known here.
 func metricsHandler(from tokenwatch.Snapshotter, version string, rules []RuleSeries) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", exposition(from, version, rules))
@@ -44,7 +44,7 @@ func exposition(from tokenwatch.Snapshotter, version string, rules []RuleSeries)
 	})
 }
 
-// health answers as long as the process lives and can be asked.
+// health answers as long as the process can take a snapshot.
 func health(from tokenwatch.Snapshotter) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		s := from.Snapshot()
@@ -64,23 +64,23 @@ func writeMetrics(w io.Writer, s tokenwatch.Snapshot, version string, rules []Ru
 	out.family("tokenwatch_build_info", "gauge", "Version of tokenwatch; the value is 1.")
 	out.value("tokenwatch_build_info", 1, "version", version)
 	out.single("tokenwatch_start_time_seconds", "gauge", "When this process started.", seconds(s.Started))
-	out.single("tokenwatch_last_entry_time_seconds", "gauge", "Time in the last entry of the audit log, of any mount; 0 if there was none.", seconds(s.LastEntry))
-	out.single("tokenwatch_lines_total", "counter", "Lines of the audit log that were read, of any mount.", float64(s.Lines))
-	out.single("tokenwatch_malformed_lines_total", "counter", "Lines that are no audit entry.", float64(s.Malformed))
-	out.single("tokenwatch_oversized_lines_total", "counter", "Lines that were longer than is read.", float64(s.Oversized))
-	out.single("tokenwatch_dropped_lines_total", "counter", "Lines from a socket that came faster than they were looked at.", float64(s.Dropped))
+	out.single("tokenwatch_last_entry_time_seconds", "gauge", "Time of the latest entry in the audit log, of any mount; 0 if there was none.", seconds(s.LastEntry))
+	out.single("tokenwatch_lines_total", "counter", "Lines read from the audit log, of any mount.", float64(s.Lines))
+	out.single("tokenwatch_malformed_lines_total", "counter", "Lines that are not audit entries.", float64(s.Malformed))
+	out.single("tokenwatch_oversized_lines_total", "counter", "Lines longer than the limit.", float64(s.Oversized))
+	out.single("tokenwatch_dropped_lines_total", "counter", "Lines from a socket that arrived faster than they were processed.", float64(s.Dropped))
 
 	out.family("tokenwatch_events_total", "counter", "Requests about the engine, by kind, outcome and mount.")
 	for _, e := range s.Events {
 		out.value("tokenwatch_events_total", float64(e.Count), "kind", e.Kind, "outcome", e.Outcome, "mount", e.Mount)
 	}
 	out.alerts(s, rules)
-	out.family("tokenwatch_sink_alerts_total", "counter", "Alerts that a sink took (sent) or did not (failed).")
+	out.family("tokenwatch_sink_alerts_total", "counter", "Alerts that a sink accepted (sent) or did not (failed).")
 	for _, c := range s.Sinks {
 		out.value("tokenwatch_sink_alerts_total", float64(c.Sent), "sink", c.Sink, "result", "sent")
 		out.value("tokenwatch_sink_alerts_total", float64(c.Failed), "sink", c.Sink, "result", "failed")
 	}
-	out.family("tokenwatch_sink_queue_length", "gauge", "Alerts that wait for a sink.")
+	out.family("tokenwatch_sink_queue_length", "gauge", "Alerts waiting for a sink.")
 	for _, c := range s.Sinks {
 		out.value("tokenwatch_sink_queue_length", float64(c.Queued), "sink", c.Sink)
 	}
@@ -88,7 +88,7 @@ func writeMetrics(w io.Writer, s tokenwatch.Snapshot, version string, rules []Ru
 }
 
 func (out *metricsWriter) alerts(s tokenwatch.Snapshot, rules []RuleSeries) {
-	out.family("tokenwatch_alerts_total", "counter", "Alerts, each counted when it was new.")
+	out.family("tokenwatch_alerts_total", "counter", "Alerts, each counted once, when it is new.")
 	raised := make(map[RuleSeries]bool)
 	for _, c := range s.Alerts {
 		raised[RuleSeries{c.Rule, c.Severity}] = true
@@ -103,7 +103,7 @@ func (out *metricsWriter) alerts(s tokenwatch.Snapshot, rules []RuleSeries) {
 	for _, a := range s.Open {
 		open[a.Severity]++
 	}
-	out.family("tokenwatch_open_alerts", "gauge", "Alerts that happened lately.")
+	out.family("tokenwatch_open_alerts", "gauge", "Alerts that are not resolved.")
 	for _, severity := range []tokenwatch.Severity{tokenwatch.SeverityInfo, tokenwatch.SeverityWarning, tokenwatch.SeverityCritical} {
 		out.value("tokenwatch_open_alerts", float64(open[severity]), "severity", string(severity))
 	}
@@ -127,8 +127,8 @@ func (out *metricsWriter) single(name, kind, help string, value float64) {
 
 var escapeLabel = strings.NewReplacer(`\`, `\\`, "\n", `\n`, `"`, `\"`)
 
-// value writes a sample; labels are names and values in turn. A mount's name is
-// whatever an operator chose, so values are escaped, and made valid UTF-8.
+// value writes a sample; labels alternates names and values. Operators choose the
+// names of mounts, so values are escaped and made valid UTF-8.
 func (out *metricsWriter) value(name string, value float64, labels ...string) {
 	out.b.WriteString(name)
 	for i := 0; i+1 < len(labels); i += 2 {

@@ -29,9 +29,9 @@ func ListenPage(address string, from tokenwatch.Snapshotter) (*Server, error) {
 	return server, nil
 }
 
-// pageHandler is the page without a server. It answers to requests for an IP
-// address, for localhost and for the given host names, so that no web site can
-// read it by pointing a name of its own here (DNS rebinding).
+// pageHandler serves the page. It accepts an IP address, localhost and the given
+// names as host, so that no web site can read the page by pointing its own name
+// here (DNS rebinding).
 func pageHandler(from tokenwatch.Snapshotter, hosts ...string) http.Handler {
 	mux := http.NewServeMux()
 	for path, file := range map[string]struct {
@@ -56,7 +56,7 @@ func pageHandler(from tokenwatch.Snapshotter, hosts ...string) http.Handler {
 	return guarded(mux, hosts)
 }
 
-// readStatic joins files that are part of the binary.
+// readStatic joins embedded files.
 func readStatic(names ...string) []byte {
 	var all []byte
 	for _, name := range names {
@@ -81,7 +81,7 @@ func guarded(next http.Handler, hosts []string) http.Handler {
 		h.Set("Cross-Origin-Opener-Policy", "same-origin")
 		h.Set("Cache-Control", "no-store")
 		if !ours(r.Host, hosts) {
-			http.Error(w, "This page is not known by that name. Use its IP address.", http.StatusMisdirectedRequest)
+			http.Error(w, "This page is not served under that name. Use its IP address.", http.StatusMisdirectedRequest)
 			return
 		}
 		next.ServeHTTP(w, r)

@@ -100,7 +100,7 @@ func TestStateIsBoundedAndVisible(t *testing.T) {
 	if a := v.Alerts[0]; a.Severity != "info" || a.Source != `a\u202eb, from 192.0.2.1` || strings.Contains(a.Title, "\x1b") {
 		t.Errorf("the alert is %+v", a)
 	}
-	want := []string{"1 line was no audit entry and was skipped.", "2 lines from a socket came too fast and were lost.", `3 alerts did not reach hook\x0a.`}
+	want := []string{"1 line was not an audit entry and was skipped.", "2 lines from a socket arrived too fast and were lost.", `3 alerts were not delivered to hook\x0a.`}
 	if fmt.Sprint(v.Notes) != fmt.Sprint(want) {
 		t.Errorf("notes %q, want %q", v.Notes, want)
 	}

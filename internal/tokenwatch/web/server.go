@@ -1,7 +1,7 @@
 // Package web serves what tokenwatch counts over HTTP: metrics and health for
 // Prometheus, and a small live page with current rates and open alerts. The page
-// shows what the audit log says to whoever reaches it. So each of them is off
-// unless asked for, and listens on loopback unless told otherwise.
+// has no login and shows contents of the audit log. So both are off by default,
+// and listen on loopback unless the address names another host.
 package web
 
 import (
@@ -14,7 +14,7 @@ import (
 	"time"
 )
 
-// closeGrace is how long answers that have begun may take once the server ends.
+// closeGrace is how long responses in progress may take at shutdown.
 const closeGrace = 2 * time.Second
 
 // Server is an HTTP server, bound to its address.
@@ -23,12 +23,12 @@ type Server struct {
 	http     *http.Server
 }
 
-// listen binds to address, host:port. Without a host it is 127.0.0.1. handler
-// gets the host.
+// listen binds to address, host:port; the default host is 127.0.0.1. handler gets
+// the host.
 func listen(address string, handler func(host string) http.Handler) (*Server, error) {
 	host, port, err := net.SplitHostPort(address)
 	if err != nil {
-		return nil, fmt.Errorf("%w (wanted host:port, e.g. 127.0.0.1:8250)", err)
+		return nil, fmt.Errorf("%w (expected host:port, e.g. 127.0.0.1:8250)", err)
 	}
 	if host == "" {
 		host = "127.0.0.1"
@@ -50,16 +50,16 @@ func listen(address string, handler func(host string) http.Handler) (*Server, er
 	}, nil
 }
 
-// URL is where the server is, with a slash at the end.
+// URL returns the address of the server, with a trailing slash.
 func (s *Server) URL() string { return "http://" + s.listener.Addr().String() + "/" }
 
-// Loopback reports whether only this machine reaches the server.
+// Loopback reports whether only this machine can reach the server.
 func (s *Server) Loopback() bool {
 	at, err := netip.ParseAddrPort(s.listener.Addr().String())
 	return err == nil && at.Addr().IsLoopback()
 }
 
-// Serve answers requests until ctx ends. An error means that it ended before.
+// Serve answers requests until ctx ends. It returns an error if it ends earlier.
 func (s *Server) Serve(ctx context.Context) error {
 	stop := context.AfterFunc(ctx, func() {
 		grace, cancel := context.WithTimeout(context.Background(), closeGrace)

@@ -8,14 +8,14 @@ import (
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch/sanitize"
 )
 
-// What one answer holds at most: a page is for reading.
+// Limits of one response: a page is for reading.
 const (
 	maxAlerts = 200
 	maxText   = 300
 )
 
-// view is the body of state.json: what the page shows, in its order. All texts
-// can be shown as they are, as text.
+// view is the body of state.json: what the page shows, in the same order. All
+// strings are sanitized; the page shows them as text.
 type view struct {
 	Time       time.Time   `json:"time"`
 	Started    time.Time   `json:"started"`
@@ -23,7 +23,7 @@ type view struct {
 	Notes      []string    `json:"notes"`
 	Rates      []rateView  `json:"rates"`
 	Alerts     []alertView `json:"alerts"`
-	AlertsOpen int         `json:"alerts_open"` // may be more than are in Alerts
+	AlertsOpen int         `json:"alerts_open"` // may be more than len(Alerts)
 	Facts      []fact      `json:"facts"`
 }
 
@@ -40,7 +40,7 @@ type alertView struct {
 	Rule     string    `json:"rule"`
 	Title    string    `json:"title"`
 	Detail   string    `json:"detail"`
-	Source   string    `json:"source"` // who and where, in a line
+	Source   string    `json:"source"` // who and where, in one line
 	Advice   string    `json:"advice"`
 	First    time.Time `json:"first"`
 	Last     time.Time `json:"last"`
@@ -72,7 +72,7 @@ func viewOf(s tokenwatch.Snapshot) view {
 func viewOfAlert(a tokenwatch.Alert) alertView {
 	severity := a.Severity
 	if _, err := tokenwatch.ParseSeverity(string(severity)); err != nil {
-		severity = tokenwatch.SeverityInfo // it becomes a class name
+		severity = tokenwatch.SeverityInfo // it is used as a class name
 	}
 	v := alertView{
 		ID: text(a.Fingerprint), Severity: string(severity), Rule: text(a.Rule), Title: text(a.Title), Detail: text(a.Detail), Advice: text(a.Advice),
@@ -124,7 +124,7 @@ func rates(minutes []tokenwatch.Minute) []rateView {
 	return series
 }
 
-// notes says what makes the rest of the page less than the truth.
+// notes lists what makes the numbers on the page incomplete.
 func notes(s tokenwatch.Snapshot) []string {
 	list := []string{}
 	add := func(count int64, one, many string) {
@@ -135,12 +135,12 @@ func notes(s tokenwatch.Snapshot) []string {
 			list = append(list, fmt.Sprintf("%d %s", count, many))
 		}
 	}
-	add(s.Malformed, "line was no audit entry and was skipped.", "lines were no audit entries and were skipped.")
+	add(s.Malformed, "line was not an audit entry and was skipped.", "lines were not audit entries and were skipped.")
 	add(s.Oversized, "line was too long and was skipped.", "lines were too long and were skipped.")
-	add(s.Dropped, "line from a socket came too fast and was lost.", "lines from a socket came too fast and were lost.")
+	add(s.Dropped, "line from a socket arrived too fast and was lost.", "lines from a socket arrived too fast and were lost.")
 	for _, sink := range s.Sinks {
 		if sink.Failed > 0 {
-			list = append(list, fmt.Sprintf("%d alerts did not reach %s.", sink.Failed, text(sink.Sink)))
+			list = append(list, fmt.Sprintf("%d alerts were not delivered to %s.", sink.Failed, text(sink.Sink)))
 		}
 	}
 	return list

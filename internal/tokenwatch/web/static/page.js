@@ -1,14 +1,14 @@
-// Fetches state.json and shows it. What comes from the audit log was chosen by
-// strangers: it only ever becomes text, never markup.
+// Fetches state.json and shows it. Strangers choose what is in the audit log: it
+// only ever becomes text, never markup.
 
-const interval = 2000 // ms between two answers
+const interval = 2000 // ms between updates
 const ranks = { info: 0, warning: 1, critical: 2 }
 const $ = (id) => document.getElementById(id)
 
 let paused = false
 let timer
 let state = null
-let known = null // ids of the alerts that were announced
+let known = null // ids of the alerts that have been announced
 
 function make(name, attributes = {}, ...children) {
   const element = document.createElement(name)
@@ -32,8 +32,8 @@ function moment(time) {
 
 const number = new Intl.NumberFormat('en')
 
-// --- keyed lists: an element stays the same as long as what it shows exists,
-// so that focus and opened details survive an update.
+// --- keyed lists: an element is kept as long as its item exists, so that focus
+// and opened details survive an update.
 function sync(list, items, key, create, update) {
   const focused = document.activeElement
   const old = new Map([...list.children].map((child) => [child.dataset.key, child]))
@@ -90,7 +90,7 @@ function createBar() {
 }
 
 function updateBar(bar, i, count, peak, start) {
-  // What is not nothing can be seen.
+  // Anything above zero must be visible.
   const height = count === 0 ? 0 : Math.max(4, (count / peak) * 96)
   bar.setAttribute('x', i * 10 + 1)
   bar.setAttribute('y', 100 - height)
@@ -142,11 +142,11 @@ function showAlerts() {
   $('none').hidden = shown.length > 0
   setText($('none'), state.alerts.length > 0 ? 'No open alert of this severity.' : 'No open alerts.')
   $('more').hidden = state.alerts_open <= state.alerts.length
-  setText($('more'), `${number.format(state.alerts_open - state.alerts.length)} more are not shown here.`)
+  setText($('more'), `${number.format(state.alerts_open - state.alerts.length)} more are not shown.`)
   sync($('alerts'), shown, (alert) => alert.id, createAlert, updateAlert)
 }
 
-// announce says what is new to those who do not see it appear.
+// announce reports new alerts to screen readers and in the title.
 function announce() {
   const fresh = state.alerts.filter((alert) => known && !known.has(alert.id))
   known = new Set(state.alerts.map((alert) => alert.id))
