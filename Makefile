@@ -14,9 +14,10 @@ dev: ## Leave that Vault running, to try things by hand; Ctrl-C ends it
 	@scripts/dev.sh
 
 .PHONY: build
-build: ## Build the plugin and tokenwatch into bin/
+build: ## Build the plugin and tokenwatch into bin/, and write their checksums
 	@mkdir -p bin
 	CGO_ENABLED=0 go build -trimpath -buildvcs=false -o bin/ ./cmd/...
+	@cd bin && sha256sum $(notdir $(wildcard cmd/*)) >SHA256SUMS
 
 PKG := ./...
 
