@@ -232,7 +232,7 @@ func (c *comparison) checks() map[string]func(c *comparison) (ours, theirs bool)
 		"Scopes, TTL, audience by request":          (*comparison).byRequest,
 		"Proof of possession":                       (*comparison).proof,
 		"Introspection":                             (*comparison).introspection,
-		"Introspection tells the claims":            (*comparison).introspectionClaims,
+		"Introspection returns the claims":          (*comparison).introspectionClaims,
 		"Introspection heeds the entity":            (*comparison).introspectionEntity,
 		"A lease":                                   (*comparison).lease,
 		"Ends with the caller's login":              (*comparison).login,
