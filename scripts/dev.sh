@@ -10,7 +10,7 @@ finish() {
   local status=$?
   remove_vault
   echo
-  # Ctrl-C is how this is meant to end.
+  # Ctrl-C is the normal end.
   if ((status == 130)); then
     echo "Vault is stopped, its files are removed."
     exit 0
@@ -43,7 +43,7 @@ TOKEN=\$(vault read -field=token tokens/creds/orders-key)
 printf %s "\$TOKEN" | vault write tokens/introspect token=-
 vault list tokens/tokens
 
-That token is Vault's root. With less power, for VAULT_TOKEN:
+That is Vault's root token. For less power, set VAULT_TOKEN to one of these:
 
 export OPERATOR_TOKEN=$OPERATOR_TOKEN
 export APPLICATION_TOKEN=${APPLICATION_TOKEN:-}
@@ -56,6 +56,6 @@ Everything is in memory. Ctrl-C stops Vault and removes its files.
 TEXT
 
 wait "$vault_pid" || true
-echo "Vault ended by itself. The end of its log:" >&2
+echo "Vault stopped by itself. Its log ends with:" >&2
 tail -n 20 "$vault_log" >&2
 exit 1

@@ -1,4 +1,4 @@
-# What demo.sh and dev.sh share: saying what is done, and a throw-away Vault with
+# What demo.sh and dev.sh share: reporting what is done, and a throw-away Vault with
 # the plugin. Sourced by scripts that run with `set -euo pipefail`.
 # shellcheck shell=bash
 
@@ -6,7 +6,7 @@ plugin=vault-plugin-secrets-tokens
 repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$repo" || exit
 
-# --- saying what is done -----------------------------------------------------
+# --- reporting what is done ----------------------------------------------------
 
 bold='' dim='' green='' red='' plain=''
 if [[ -t 1 && -z ${NO_COLOR:-} ]]; then
@@ -71,7 +71,7 @@ assign() {
   fi
 }
 
-# refused WHAT TEXT COMMAND: it must fail, with TEXT in what it says.
+# refused WHAT TEXT COMMAND: it must fail, with TEXT in its output.
 refused() {
   local status=0
   show "$3"
@@ -80,7 +80,7 @@ refused() {
   if ((status != 0)) && [[ $out == *"$2"* ]]; then
     pass "$1"
   else
-    fail "$1: wanted a refusal that says '$2', got exit code $status"
+    fail "$1: wanted a refusal with '$2', got exit code $status"
   fi
 }
 
@@ -94,7 +94,7 @@ keep() {
   local value
   value=$(field "$2")
   if [[ -z $value ]]; then
-    fail "the answer above has no field $2"
+    fail "the output above has no field $2"
     exit 1
   fi
   assign "$1='$value'"
@@ -117,7 +117,7 @@ stop_vault() {
   [[ -n $vault_pid ]] || return 0
   kill -TERM "$vault_pid" 2>/dev/null || true
   while kill -0 "$vault_pid" 2>/dev/null && ((SECONDS < deadline)); do sleep 0.1; done
-  kill -KILL -- "-$vault_pid" 2>/dev/null || true # what is left, plugin processes included
+  kill -KILL -- "-$vault_pid" 2>/dev/null || true # what remains, plugin processes included
   wait "$vault_pid" 2>/dev/null || true
   vault_pid=
 }
@@ -132,8 +132,8 @@ remove_vault() {
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
-# prepare: the plugin and the Vault binary, and an environment that holds nothing
-# of the user's own Vault.
+# prepare: the plugin and the Vault binary, and an environment without anything of
+# the user's own Vault.
 prepare() {
   local vault_bin name
   heading "Getting ready"
@@ -200,7 +200,7 @@ start_vault() {
       return
     fi
     stop_vault
-    # Somebody else may have taken the port in between.
+    # Another program may have taken the port meanwhile.
     grep -q 'address already in use' "$vault_log" || break
   done
   tail -n 20 "$vault_log" >&2

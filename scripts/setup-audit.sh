@@ -48,8 +48,8 @@ response_keys="token_id token_type role scope scopes audience aud client_id iss 
 # Keys whose value is a secret in some request or response.
 secret_keys="token http_raw_body"
 
-# Conditional requests for the public key set and status lists: Vault passes
-# these headers only if the mount says so.
+# For conditional requests of the public key set and status lists. Vault passes
+# these headers only where the mount is tuned to.
 request_headers="If-None-Match"
 response_headers="ETag"
 
@@ -146,14 +146,14 @@ enable_device() {
   fi
 }
 
-# is_openbao is for when the refusal does not say that devices are declared: the
-# text may change. Versions do not tell the two products apart.
+# is_openbao helps where the text of the refusal is not known: it may change. Both
+# products have had the same versions, so it does not go by these.
 is_openbao() {
   [[ $("$cli" version 2>/dev/null) == OpenBao* ||
     $("$cli" read -format=raw sys/internal/specs/openapi 2>/dev/null) == *'"title":"OpenBao'* ]]
 }
 
-# declare_device REFUSAL: says what to do where the API enables no device.
+# declare_device REFUSAL: prints what to do where the API enables no device.
 declare_device() {
   cat >&2 <<TEXT
 setup-audit: $mount/ is tuned, but no audit device writes to $audit_file, and this server did not enable one:

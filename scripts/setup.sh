@@ -7,8 +7,8 @@ set_up_mount() {
   run 'scripts/setup-audit.sh "$AUDIT_LOG"'
 }
 
-# Each party gets a policy that allows what it needs and no more, and a login
-# without Vault's default policy.
+# Each party gets a policy that allows only what it needs, and a login without
+# Vault's default policy.
 set_up_parties() {
   run 'vault policy write tokens-operator examples/policies/operator.hcl'
   run 'vault policy write tokens-application examples/policies/application.hcl'
@@ -19,8 +19,8 @@ set_up_parties() {
   log_in orders-api-server tokens-api-server API_SERVER_TOKEN
 }
 
-# log_in NAME POLICY VARIABLE: an AppRole login, its token left in VARIABLE. The
-# secret id goes through stdin, so that it is on no command line.
+# log_in NAME POLICY VARIABLE: an AppRole login; its token is left in VARIABLE. The
+# secret id is passed on stdin, so that it is on no command line.
 log_in() {
   run "vault write auth/approle/role/$1 token_policies=$2 token_no_default_policy=true token_ttl=8h"
   assign "ROLE_ID=\$(vault read -field=role_id auth/approle/role/$1/role-id)"

@@ -6,11 +6,11 @@ set -euo pipefail
 
 repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 vault_package=github.com/hashicorp/vault
-build_tags=minimal # leaves out the plugins of clouds and databases: a smaller, faster build
+build_tags=minimal # without the plugins for clouds and databases: a smaller, faster build
 
 if [[ -n ${VAULT_BIN:-} ]]; then
   if ! found=$(command -v "$VAULT_BIN"); then
-    echo "VAULT_BIN=$VAULT_BIN is not a program that can be run" >&2
+    echo "VAULT_BIN=$VAULT_BIN is not an executable program" >&2
     exit 1
   fi
   printf '%s\n' "$found"
@@ -40,17 +40,17 @@ cleanup() {
   rm -rf "$scratch"
 }
 trap cleanup EXIT
-trap 'echo >&2; echo "Interrupted. What was compiled so far is kept; the next run goes on from there." >&2; exit 130' INT
+trap 'echo >&2; echo "Interrupted. What was compiled so far is kept; the next run continues from there." >&2; exit 130' INT
 trap 'exit 143' TERM
 
 cat >&2 <<TEXT
 No Vault found in \$VAULT_BIN or on PATH: building Vault $version from source.
-This happens once and takes 5 to 10 minutes on two cores. It is kept as
+This happens once and takes 5 to 10 minutes on two cores. The binary is kept as
   $cache/vault
 TEXT
 
 # In a process group of its own, so that an interrupt ends the compilers too.
-# `go list` fetches just the modules that the build needs and counts its packages.
+# `go list` fetches only the modules that the build needs, and counts its packages.
 set -m
 {
   export CGO_ENABLED=0
@@ -90,7 +90,7 @@ status=0
 wait "$build_pid" || status=$?
 build_pid=
 if ((status != 0)); then
-  echo "Vault did not build:" >&2
+  echo "Building Vault failed:" >&2
   cat "$scratch/downloads" "$scratch/compiled" 2>/dev/null | tail -n 20 >&2
   exit 1
 fi

@@ -1,4 +1,4 @@
-# An API server: it asks whether a token that it was shown is active, no more.
+# An API server: it may only ask whether a token that it received is active.
 path "tokens/introspect" {
   capabilities = ["update"]
 }

@@ -1,6 +1,6 @@
-# An application that needs tokens for the orders API: it gets and renews them,
-# and gives back the ones it holds. `read` issues with the role's defaults,
-# `update` lets it narrow scopes, life and audience.
+# An application that needs tokens for the orders API: it gets, renews and revokes
+# its own. `read` issues with the role's defaults, `update` lets it narrow scopes,
+# lifetime and audience.
 path "tokens/creds/orders-*" {
   capabilities = ["read", "update"]
 }

@@ -1,4 +1,5 @@
-# Who defines roles and keys, looks tokens up and revokes them. Cannot issue one.
+# An operator: defines roles and keys, looks up tokens and revokes them, but cannot
+# issue one.
 path "tokens/config" {
   capabilities = ["create", "read", "update"]
 }
@@ -21,9 +22,9 @@ path "tokens/tokens/*" {
   capabilities = ["read", "delete", "list"]
 }
 
-# The leases of this mount: list them, revoke one, revoke all those of a role.
-# For `vault lease revoke` and the API's sys/leases/revoke/<lease_id>; the form
-# with the id in the body would reach the leases of every mount.
+# The leases of this mount: list them, revoke one, revoke all of a role. This is
+# for `vault lease revoke` and the API's sys/leases/revoke/<lease_id>; the form with
+# the id in the body would allow revoking leases of every mount.
 path "sys/leases/lookup/tokens/creds/*" {
   capabilities = ["list", "sudo"]
 }
