@@ -116,7 +116,7 @@ func TestHostileLog(t *testing.T) {
 			t.Errorf("a line that the log wrote: %s", line)
 		}
 	}
-	if !strings.Contains(out.String(), "A root token is used") {
+	if !strings.Contains(out.String(), "Root token was used") {
 		t.Error("the attack among it was not seen")
 	}
 	out.Reset()

@@ -10,7 +10,6 @@ const (
 	KindIssue        Kind = "issue"         // creds/<role>
 	KindIntrospect   Kind = "introspect"    // introspect
 	KindRevoke       Kind = "revoke"        // revoke, and DELETE of tokens/<id>
-	KindRevokeRole   Kind = "revoke_role"   // roles/<name>/revoke
 	KindTokenRead    Kind = "token_read"    // tokens/<id>, and the list
 	KindRoleWrite    Kind = "role_write"    // create, update and patch
 	KindRoleRead     Kind = "role_read"     // a role, and the list

@@ -16,9 +16,6 @@ type Location struct {
 	HasCoordinates      bool
 }
 
-// Place is the name that package rules has for a Location.
-type Place = Location
-
 // Locator finds the location of an address, if it is known.
 type Locator interface {
 	Locate(netip.Addr) (Location, bool)

@@ -44,7 +44,7 @@ type inactiveBurst struct {
 // Observe implements tokenwatch.Rule. The address that presented the tokens is named
 // if the API server passes it on; else the API server that asked.
 func (r *inactiveBurst) Observe(e *tokenwatch.Event, emit func(tokenwatch.Alert)) {
-	if !dead(e) || r.ignore.has(e) {
+	if e.Outcome() != tokenwatch.OutcomeInactive || r.ignore.has(e) {
 		return
 	}
 	var client burst

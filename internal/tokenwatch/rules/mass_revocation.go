@@ -48,8 +48,6 @@ func (r *massRevocation) Observe(e *tokenwatch.Event, emit func(tokenwatch.Alert
 		return
 	case tokenwatch.KindLeasePrefix:
 		title = "All leases under a prefix were revoked"
-	case tokenwatch.KindRevokeRole:
-		title = "All tokens of a role were revoked"
 	case tokenwatch.KindMountDisable:
 		title = "Engine was unmounted, which ends all its tokens"
 	default:

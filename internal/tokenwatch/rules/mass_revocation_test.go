@@ -25,7 +25,7 @@ func TestMassRevocationOneByOne(t *testing.T) {
 
 func TestMassRevocationAtOnce(t *testing.T) {
 	r := newRule(t, Defaults(), nil, "mass_revocation")
-	for _, kind := range []tokenwatch.Kind{tokenwatch.KindLeasePrefix, tokenwatch.KindRevokeRole, tokenwatch.KindMountDisable} {
+	for _, kind := range []tokenwatch.Kind{tokenwatch.KindLeasePrefix, tokenwatch.KindMountDisable} {
 		e := tokenwatch.Event{Time: start, Kind: kind, Operation: "update", Path: "some/path"}
 		if a := observe(r, e); len(a) != 1 || !strings.Contains(a[0].Detail, "some/path") {
 			t.Errorf("%s: %+v", kind, a)

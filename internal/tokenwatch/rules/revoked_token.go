@@ -88,7 +88,7 @@ func (r *revokedToken) Observe(e *tokenwatch.Event, emit func(tokenwatch.Alert))
 	case tokenwatch.KindIntrospect:
 		if e.Active != nil && *e.Active {
 			r.learn(e)
-		} else if dead(e) && !r.ignore.has(e) {
+		} else if e.Outcome() == tokenwatch.OutcomeInactive && !r.ignore.has(e) {
 			r.check(e, emit)
 		}
 	case tokenwatch.KindRevoke:

@@ -33,7 +33,7 @@ func (r *rootToken) Observe(e *tokenwatch.Event, emit func(tokenwatch.Alert)) {
 	if !e.Root || !e.Kind.OfEngine() || r.ignore.has(e) {
 		return
 	}
-	a := r.finding(e, e.Namespace+"/"+e.Mount+e.Accessor, "A root token is used on the engine")
+	a := r.finding(e, e.Namespace+"/"+e.Mount+e.Accessor, "Root token was used on the engine")
 	a.Detail = "Last request: " + e.Operation + " " + e.Path + "."
 	emit(a)
 }

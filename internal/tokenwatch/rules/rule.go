@@ -77,9 +77,3 @@ func who(e *tokenwatch.Event) string {
 }
 
 func clientAddress(ip string) string { return "client address " + tokenwatch.ShortHash(ip) }
-
-// dead reports whether an introspection found no live token. One that is live
-// and failed a check was at least not guessed.
-func dead(e *tokenwatch.Event) bool {
-	return e.Kind == tokenwatch.KindIntrospect && e.Active != nil && !*e.Active && !e.ScopeFailed && !e.AudienceFailed && !e.ClientIPFailed
-}

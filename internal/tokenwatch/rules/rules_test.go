@@ -48,9 +48,9 @@ func introspection(at time.Duration, active bool, token string) tokenwatch.Event
 }
 
 // places is a geo database.
-type places map[string]geo.Place
+type places map[string]geo.Location
 
-func (p places) Locate(addr netip.Addr) (geo.Place, bool) {
+func (p places) Locate(addr netip.Addr) (geo.Location, bool) {
 	found, ok := p[addr.String()]
 	return found, ok
 }

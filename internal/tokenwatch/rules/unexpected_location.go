@@ -54,7 +54,7 @@ type traveller struct {
 	Networks  []uint64 // hashes
 	Roams     bool
 	Countries []string
-	Last      geo.Place
+	Last      geo.Location
 	LastAt    time.Time
 }
 
@@ -142,26 +142,26 @@ func (r *unexpectedLocation) newNetwork(t *traveller, address string, addr netip
 	return true
 }
 
-func (r *unexpectedLocation) travel(t *traveller, place geo.Place, now time.Time, learned bool) (findings []surprise) {
-	if !slices.Contains(t.Countries, place.Country) {
+func (r *unexpectedLocation) travel(t *traveller, location geo.Location, now time.Time, learned bool) (findings []surprise) {
+	if !slices.Contains(t.Countries, location.Country) {
 		if len(t.Countries) > 0 && learned {
-			findings = append(findings, surprise{"from a new country", "The country is new: " + place.Country + "."})
+			findings = append(findings, surprise{"from a new country", "The country is new: " + location.Country + "."})
 		}
 		if len(t.Countries) < maxCountries {
-			t.Countries = append(t.Countries, place.Country)
+			t.Countries = append(t.Countries, location.Country)
 		}
 	}
-	if !place.HasCoordinates {
+	if !location.HasCoordinates {
 		return findings
 	}
 	if t.Last.HasCoordinates {
-		km, hours := geo.Kilometres(t.Last, place), max(0, now.Sub(t.LastAt).Hours())
+		km, hours := geo.Kilometres(t.Last, location), max(0, now.Sub(t.LastAt).Hours())
 		if km >= float64(r.set.Distance) && km > hours*float64(r.set.Speed) {
 			findings = append(findings, surprise{"from an impossible distance", fmt.Sprintf("That is %.0f km from its location %s earlier (%s, now %s): nobody travels that fast.",
-				km, now.Sub(t.LastAt).Round(time.Second), t.Last.Country, place.Country)})
+				km, now.Sub(t.LastAt).Round(time.Second), t.Last.Country, location.Country)})
 		}
 	}
-	t.Last, t.LastAt = place, now
+	t.Last, t.LastAt = location, now
 	return findings
 }
 
