@@ -4,8 +4,12 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
+	"fmt"
 	"maps"
+	"reflect"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -71,11 +75,16 @@ func (m *mount) restart() {
 // declared schema.
 func (m *mount) do(operation logical.Operation, path string, data map[string]any) (*logical.Response, error) {
 	m.t.Helper()
+	return m.doWith(context.Background(), operation, path, data)
+}
+
+func (m *mount) doWith(ctx context.Context, operation logical.Operation, path string, data map[string]any) (*logical.Response, error) {
+	m.t.Helper()
 	req := &logical.Request{
-		Operation: operation, Path: path, Data: data, Storage: m.storage,
+		Operation: operation, Path: path, Data: maps.Clone(data), Storage: m.storage,
 		EntityID: "entity-1", DisplayName: "approle-billing",
 	}
-	resp, err := m.backend.HandleRequest(context.Background(), req)
+	resp, err := m.backend.HandleRequest(ctx, req)
 	if err == nil && !resp.IsError() && (resp == nil || resp.Data[logical.HTTPRawBody] == nil) {
 		declared := schema.GetResponseSchema(m.t, m.backend.Route(path), operation)
 		schema.ValidateResponse(m.t, declared, resp, true)
@@ -101,6 +110,74 @@ func (m *mount) refused(operation logical.Operation, path string, data map[strin
 		m.t.Fatalf("%s %s: not refused: %v %v", operation, path, err, resp)
 	}
 	return resp.Error().Error()
+}
+
+// row is a request of a door's table, with its answer.
+type row struct {
+	operation logical.Operation
+	path      string
+	data      map[string]any
+	want      map[string]any // the answer's data; nil: it has none
+	warning   string         // a part of it; empty: there is none
+	refused   string         // the field that a refusal names; empty: it is not refused
+}
+
+// answers sends the requests of a table, one after the other.
+func (m *mount) answers(rows []row) {
+	m.t.Helper()
+	for i, r := range rows {
+		name := fmt.Sprintf("%d: %s %s %v", i, r.operation, r.path, r.data)
+		if r.refused != "" {
+			if message := m.refused(r.operation, r.path, r.data); !strings.HasPrefix(message, r.refused+": ") {
+				m.t.Errorf("%s: refused with %q, want field %s", name, message, r.refused)
+			}
+			continue
+		}
+		resp := m.must(r.operation, r.path, r.data)
+		if resp == nil {
+			resp = &logical.Response{}
+		}
+		if !reflect.DeepEqual(resp.Data, r.want) {
+			m.t.Errorf("%s: answered\n%#v, want\n%#v", name, resp.Data, r.want)
+		}
+		if warnings := strings.Join(resp.Warnings, "; "); (warnings == "") != (r.warning == "") || !strings.Contains(warnings, r.warning) {
+			m.t.Errorf("%s: warned %q, want %q", name, warnings, r.warning)
+		}
+	}
+}
+
+// fails sends a request while the storage fails as each of the hooks says, and
+// once for a caller that is gone, with nothing in memory. Each must end in an
+// error that is no mistake of the caller, and no panic. Then the same request
+// must succeed.
+func (m *mount) fails(operation logical.Operation, path string, data map[string]any, hooks ...storetest.Hook) {
+	m.t.Helper()
+	gone, cancel := context.WithCancel(context.Background())
+	cancel()
+	for i, hook := range append(hooks, nil) {
+		m.restart()
+		ctx := context.Background()
+		if hook == nil {
+			ctx = gone
+		} else {
+			m.storage.Before(hook)
+		}
+		resp, err := m.doWith(ctx, operation, path, data)
+		m.storage.Heal()
+		if resp != nil || !errors.Is(err, storetest.ErrInjected) && !errors.Is(err, context.Canceled) {
+			m.t.Errorf("%s %s, fault %d: answered %v, %v", operation, path, i, resp, err)
+		}
+	}
+	m.must(operation, path, data)
+}
+
+// unread and unwritten are hooks that fail reads and writes below a prefix.
+func unread(prefix string) storetest.Hook {
+	return storetest.Fail(prefix, storetest.Get, storetest.List)
+}
+
+func unwritten(prefix string) storetest.Hook {
+	return storetest.Fail(prefix, storetest.Put, storetest.Delete)
 }
 
 func (m *mount) active(token string) bool {
@@ -168,9 +245,6 @@ func (c *testClock) Advance(d time.Duration) {
 	defer c.mu.Unlock()
 	c.now = c.now.Add(d)
 }
-
-// failWrites, as a hook before operations, makes the storage refuse writes.
-var failWrites = storetest.Fail("", storetest.Put, storetest.Delete)
 
 // published returns the ids of the keys in the JWKS.
 func (m *mount) published() []string {
@@ -281,4 +355,37 @@ func (m *mount) statusURI(token string) string {
 		m.t.Errorf("status_list is %v", status)
 	}
 	return status["uri"].(string)
+}
+
+// raw reads a path that needs no Vault token, and holds what is answered
+// besides the body.
+func (m *mount) raw(path, contentType string, minAge, maxAge time.Duration) (body, tag string) {
+	m.t.Helper()
+	// A parameter that is there to avoid a cache changes nothing.
+	resp := m.must(logical.ReadOperation, path, map[string]any{"nonce": "1"})
+	if resp == nil || resp.Data[logical.HTTPStatusCode] != 200 || resp.Data[logical.HTTPContentType] != contentType {
+		m.t.Fatalf("%s: %+v", path, resp)
+	}
+	var age int
+	if _, err := fmt.Sscanf(resp.Data[logical.HTTPCacheControlHeader].(string), "public, max-age=%d", &age); err != nil || age < int(minAge.Seconds()) || age > int(maxAge.Seconds()) {
+		m.t.Errorf("%s: Cache-Control %v, %v", path, resp.Data[logical.HTTPCacheControlHeader], err)
+	}
+	return string(resp.Data[logical.HTTPRawBody].([]byte)), resp.Headers["ETag"][0]
+}
+
+// notModified asks for a path again, with the tag of the copy that is there.
+func (m *mount) notModified(path, tag string) {
+	m.t.Helper()
+	for header, want := range map[string]int{tag: 304, `"other"`: 200, "": 200} {
+		resp, err := m.backend.HandleRequest(context.Background(), &logical.Request{
+			Operation: logical.ReadOperation, Path: path, Storage: m.storage, Headers: map[string][]string{"If-None-Match": {header}},
+		})
+		if err != nil {
+			m.t.Fatal(err)
+		}
+		_, hasBody := resp.Data[logical.HTTPRawBody]
+		if resp.Data[logical.HTTPStatusCode] != want || hasBody != (want == 200) || resp.Headers["ETag"][0] != tag {
+			m.t.Errorf("%s, If-None-Match %s: status %v, a body %v, ETag %v; want %d", path, header, resp.Data[logical.HTTPStatusCode], hasBody, resp.Headers["ETag"], want)
+		}
+	}
 }

@@ -1,11 +1,14 @@
 package tokens
 
 import (
+	"reflect"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/hashicorp/vault/sdk/logical"
+
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/verify/format"
 )
 
 func TestJWTIssueWritesOncePerBlock(t *testing.T) {
@@ -69,4 +72,94 @@ func TestSubjects(t *testing.T) {
 	}
 	m.must(logical.UpdateOperation, "roles/bearer", map[string]any{"subject": strings.Repeat("x", 600)})
 	m.refused(logical.ReadOperation, "creds/bearer", nil)
+}
+
+// What an issue answers, for each type of token, with and without a lease.
+func TestCreds(t *testing.T) {
+	ttl := map[string]time.Duration{"api_key": 24 * time.Hour, "bearer": time.Hour, "jwt": 15 * time.Minute}
+	for _, kind := range []string{"api_key", "bearer", "jwt"} {
+		for _, leased := range []bool{true, false} {
+			m := newMount(t).withRoles()
+			m.must(logical.UpdateOperation, "roles/"+kind, map[string]any{"generate_lease": leased, "max_ttl": "48h", "metadata": map[string]any{"team": "payments"}})
+			issuedAt := m.clock.Now().UTC().Truncate(time.Second)
+			resp := m.must(logical.ReadOperation, "creds/"+kind, nil)
+			id, _ := resp.Data["token_id"].(string)
+			token, _ := resp.Data["token"].(string)
+			want := map[string]any{
+				"token": token, "token_id": id, "token_type": kind, "role": kind,
+				"scopes": []string{"orders:read"}, "scope": "orders:read", "audience": []string{"https://api.example.com"},
+				"issued_at": issuedAt.Format(time.RFC3339), "expires_at": issuedAt.Add(ttl[kind]).Format(time.RFC3339),
+				"expires_in": int64(ttl[kind].Seconds()), "metadata": map[string]any{"team": "payments"},
+			}
+			if !reflect.DeepEqual(resp.Data, want) || !format.ValidID(id) || len(token) < 75 {
+				t.Errorf("%s: %v, want %v", kind, resp.Data, want)
+			}
+			if !leased {
+				if resp.Secret != nil {
+					t.Errorf("%s: leased against the role's will", kind)
+				}
+				continue
+			}
+			lease := resp.Secret
+			if lease.TTL != ttl[kind] || lease.MaxTTL != 48*time.Hour || lease.Renewable != (kind != "jwt") || lease.InternalData["secret_type"] != kind {
+				t.Errorf("%s: lease of %s of %s, renewable %v, %v", kind, lease.TTL, lease.MaxTTL, lease.Renewable, lease.InternalData)
+			}
+			for name, value := range lease.InternalData {
+				if text, ok := value.(string); !ok || strings.Contains(text, token[len(token)-30:]) {
+					t.Errorf("%s: lease data %s is %v", kind, name, value)
+				}
+			}
+		}
+	}
+}
+
+func TestCredsNarrowed(t *testing.T) {
+	m := newMount(t).withRoles()
+	jkt := strings.Repeat("A", 43)
+	for _, kind := range []string{"api_key", "bearer", "jwt"} {
+		resp := m.must(logical.UpdateOperation, "creds/"+kind, map[string]any{
+			"scopes": "orders:write", "ttl": "90s", "audience": []any{"https://api.example.com"}, "metadata": map[string]any{"a": "b"}, "cnf": map[string]any{"jkt": jkt},
+		})
+		for name, want := range map[string]any{
+			"scope": "orders:write", "expires_in": int64(90), "metadata": map[string]any{"a": "b"}, "cnf": map[string]any{"jkt": jkt},
+		} {
+			if !reflect.DeepEqual(resp.Data[name], want) {
+				t.Errorf("%s: %s is %v, want %v", kind, name, resp.Data[name], want)
+			}
+		}
+		if !m.active(resp.Data["token"].(string)) {
+			t.Errorf("%s: inactive", kind)
+		}
+		before := m.storage.Writes.Load()
+		m.answers([]row{
+			{operation: logical.UpdateOperation, path: "creds/" + kind, data: map[string]any{"scopes": "invoices:read"}, refused: "scopes"},
+			{operation: logical.UpdateOperation, path: "creds/" + kind, data: map[string]any{"ttl": "100h"}, refused: "ttl"},
+			{operation: logical.UpdateOperation, path: "creds/" + kind, data: map[string]any{"ttl": 0}, refused: "ttl"},
+			{operation: logical.UpdateOperation, path: "creds/" + kind, data: map[string]any{"audience": "other"}, refused: "audience"},
+			{operation: logical.UpdateOperation, path: "creds/" + kind, data: map[string]any{"cnf": map[string]any{"jkt": "short"}}, refused: "cnf"},
+			{operation: logical.UpdateOperation, path: "creds/" + kind, data: map[string]any{"role": "other"}, refused: "role"},
+			{operation: logical.UpdateOperation, path: "creds/" + kind, data: map[string]any{"token_type": "jwt"}, refused: "token_type"},
+			{operation: logical.ReadOperation, path: "creds/" + kind, data: map[string]any{"ttl": "90s"}, refused: "ttl"},
+		})
+		if m.storage.Writes.Load() != before {
+			t.Errorf("%s: a refusal wrote the storage", kind)
+		}
+	}
+	m.answers([]row{
+		{operation: logical.ReadOperation, path: "creds/never", refused: "role"},
+		{operation: logical.ReadOperation, path: "creds/a/b", refused: "role"},
+		{operation: logical.UpdateOperation, path: "config", data: map[string]any{"issuer": ""}, warning: testIssuer},
+		{operation: logical.ReadOperation, path: "creds/jwt", refused: "issuer"},
+	})
+}
+
+func TestCredsOnFaults(t *testing.T) {
+	m := newMount(t).withRoles()
+	m.fails(logical.ReadOperation, "creds/api_key", nil, unread("role/"), unread("config/"), unwritten("token/"))
+	m.fails(logical.ReadOperation, "creds/jwt", nil, unread("role/"), unread("config/"), unread("key/"), unwritten("key/"), unread("list/"), unwritten("list/"))
+	m.must(logical.UpdateOperation, "roles/bearer", map[string]any{"max_tokens": 100})
+	m.fails(logical.UpdateOperation, "creds/bearer", map[string]any{"ttl": "1m"}, unread("cap/"), unwritten("cap/"), unwritten("token/"))
+	if issued, succeeded := strings.Count(m.log.String(), "token issued"), 3; issued != succeeded {
+		t.Errorf("the log tells of %d tokens, and %d were issued", issued, succeeded)
+	}
 }

@@ -3,6 +3,8 @@ package tokens
 import (
 	"context"
 	"errors"
+	"maps"
+	"strings"
 	"testing"
 	"time"
 
@@ -115,4 +117,58 @@ func TestIntrospectionIsForwarded(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestIntrospect(t *testing.T) {
+	m := newMount(t).withRoles()
+	for _, kind := range []string{"api_key", "bearer", "jwt"} {
+		m.must(logical.UpdateOperation, "roles/"+kind, map[string]any{"bound_cidrs": "10.0.0.0/8", "metadata": map[string]any{"team": "payments"}})
+		issued := m.must(logical.UpdateOperation, "creds/"+kind, map[string]any{"cnf": map[string]any{"jkt": strings.Repeat("A", 43)}}).Data
+		ask := func(more map[string]any) map[string]any {
+			question := map[string]any{"token": issued["token"], "client_ip": "10.1.2.3"}
+			maps.Copy(question, more)
+			return question
+		}
+		now := m.clock.Now().Unix()
+		live := map[string]any{
+			"active": true, "token_id": issued["token_id"], "token_type": kind, "role": kind, "scope": "orders:read",
+			"client_id": "entity-1", "sub": "entity-1", "iat": now, "exp": now + issued["expires_in"].(int64), "iss": testIssuer,
+			"aud": []string{"https://api.example.com"}, "metadata": map[string]any{"team": "payments"}, "cnf": map[string]any{"jkt": strings.Repeat("A", 43)},
+		}
+		if kind == "jwt" {
+			live["nbf"], live["jti"] = now-30, issued["token_id"]
+		}
+		failed := func(checks ...string) map[string]any {
+			answer := map[string]any{"active": false, "token_id": issued["token_id"], "role": kind}
+			for _, check := range checks {
+				answer[check] = true
+			}
+			return answer
+		}
+		m.answers([]row{
+			{operation: logical.UpdateOperation, path: "introspect", data: ask(nil), want: live},
+			{operation: logical.UpdateOperation, path: "introspect", data: ask(map[string]any{"required_scopes": "orders:read", "audience": "https://api.example.com"}), want: live},
+			{operation: logical.UpdateOperation, path: "introspect", data: ask(map[string]any{"required_scopes": "orders:read,admin"}), want: failed("scope_failed")},
+			{operation: logical.UpdateOperation, path: "introspect", data: ask(map[string]any{"audience": "other"}), want: failed("audience_failed")},
+			{operation: logical.UpdateOperation, path: "introspect", data: ask(map[string]any{"client_ip": "192.0.2.7"}), want: failed("client_ip_failed")},
+			{operation: logical.UpdateOperation, path: "introspect", data: map[string]any{"token": issued["token"], "audience": "other"}, want: failed("client_ip_failed", "audience_failed")},
+			{operation: logical.UpdateOperation, path: "introspect", data: ask(map[string]any{"required_scopes": "*"}), refused: "required_scopes"},
+			{operation: logical.UpdateOperation, path: "introspect", data: ask(map[string]any{"client_ip": "localhost"}), refused: "client_ip"},
+			{operation: logical.UpdateOperation, path: "introspect", data: ask(map[string]any{"scope": "orders:read"}), refused: "scope"},
+			{operation: logical.UpdateOperation, path: "introspect", data: ask(map[string]any{"token": ""}), refused: "token"},
+			{operation: logical.UpdateOperation, path: "introspect", refused: "token"},
+			{operation: logical.UpdateOperation, path: "revoke", data: map[string]any{"token": issued["token"]}},
+			{operation: logical.UpdateOperation, path: "introspect", data: ask(map[string]any{"audience": "other"}), want: map[string]any{"active": false}},
+			{operation: logical.UpdateOperation, path: "introspect", data: ask(map[string]any{"token": "nonsense"}), want: map[string]any{"active": false}},
+		})
+	}
+}
+
+// What cannot be looked up must read neither as active nor as inactive, which
+// a server may remember.
+func TestIntrospectOnFaults(t *testing.T) {
+	m := newMount(t).withRoles()
+	opaque, signed := m.must(logical.ReadOperation, "creds/bearer", nil).Data["token"], m.must(logical.ReadOperation, "creds/jwt", nil).Data["token"]
+	m.fails(logical.UpdateOperation, "introspect", map[string]any{"token": opaque}, unread("token/"), unread("config/"))
+	m.fails(logical.UpdateOperation, "introspect", map[string]any{"token": signed}, unread("key/"), unread("list/"), unread("revoked/"))
 }

@@ -31,3 +31,23 @@ func TestKeyChangesReadNoOtherKey(t *testing.T) {
 		t.Errorf("published are %v, and after a restart %v", a, b)
 	}
 }
+
+func TestJWKS(t *testing.T) {
+	m := newMount(t)
+	if body, _ := m.raw("jwks", "application/jwk-set+json", 4*time.Minute, 5*time.Minute); body != `{"keys":[]}` {
+		t.Errorf("without keys: %s", body)
+	}
+	m.withRoles()
+	before, tag := m.raw("jwks", "application/jwk-set+json", 4*time.Minute, 5*time.Minute)
+	m.notModified("jwks", tag)
+	m.must(logical.UpdateOperation, "keys/default/rotate", nil)
+	after, _ := m.raw("jwks", "application/jwk-set+json", 4*time.Minute, 5*time.Minute)
+	if after == before {
+		t.Error("the same after a rotation")
+	}
+	m.restart()
+	if again, _ := m.raw("jwks", "application/jwk-set+json", 4*time.Minute, 5*time.Minute); again != after {
+		t.Error("another one after a restart")
+	}
+	m.fails(logical.ReadOperation, "jwks", nil, unread("key/"))
+}

@@ -1,7 +1,11 @@
 package tokens
 
 import (
+	"context"
+	"encoding/json"
+	"maps"
 	"reflect"
+	"strings"
 	"testing"
 
 	"github.com/hashicorp/vault/sdk/framework"
@@ -16,14 +20,14 @@ func TestPartialWriteKeepsTheRest(t *testing.T) {
 	after := m.must(logical.ReadOperation, "roles/bearer", nil).Data
 	before["ttl"] = int64(300)
 	for name, want := range before {
-		if got := after[name]; !deepEqual(got, want) {
+		if got := after[name]; !reflect.DeepEqual(got, want) {
 			t.Errorf("%s is %v, want %v", name, got, want)
 		}
 	}
 	m.must(logical.PatchOperation, "roles/bearer", map[string]any{"max_ttl": nil, "metadata": nil, "generate_lease": nil, "ttl": nil})
 	reset := m.must(logical.ReadOperation, "roles/bearer", nil).Data
 	for name, want := range map[string]any{"max_ttl": int64(0), "metadata": map[string]any{}, "generate_lease": true, "ttl": int64(3600)} {
-		if got := reset[name]; !deepEqual(got, want) {
+		if got := reset[name]; !reflect.DeepEqual(got, want) {
 			t.Errorf("after reset %s is %v, want %v", name, got, want)
 		}
 	}
@@ -45,8 +49,6 @@ func TestRolesAreOneTable(t *testing.T) {
 	}
 }
 
-func deepEqual(a, b any) bool { return reflect.DeepEqual(a, b) }
-
 func TestTTLChangesOnlyWhenNamed(t *testing.T) {
 	m := newMount(t).withRoles()
 	m.refused(logical.UpdateOperation, "roles/bearer", map[string]any{"max_ttl": "10m"})
@@ -56,4 +58,98 @@ func TestTTLChangesOnlyWhenNamed(t *testing.T) {
 		t.Errorf("reset to %v, want the default, cut to max_ttl", ttl)
 	}
 	m.must(logical.CreateOperation, "roles/short", map[string]any{"token_type": "bearer", "max_ttl": "10m"})
+}
+
+func TestRoles(t *testing.T) {
+	all := func(change map[string]any) map[string]any {
+		shown := map[string]any{
+			"allowed_scopes": []string{}, "default_scopes": []string{}, "ttl": int64(0), "max_ttl": int64(0), "audiences": []string{},
+			"subject": "", "claims": map[string]any{}, "claims_template": "", "key": "", "not_before_leeway": int64(0), "prefix": "",
+			"max_tokens": 0, "bound_cidrs": []string{}, "metadata": map[string]any{}, "generate_lease": true,
+		}
+		maps.Copy(shown, change)
+		return shown
+	}
+	m := newMount(t)
+	m.answers([]row{
+		{operation: logical.ListOperation, path: "roles/", want: map[string]any{}},
+		{operation: logical.ReadOperation, path: "roles/a"},
+		{operation: logical.DeleteOperation, path: "roles/a"},
+
+		// What a role of each type has by itself.
+		{operation: logical.CreateOperation, path: "roles/a", data: map[string]any{"token_type": "api_key"}},
+		{operation: logical.ReadOperation, path: "roles/a", want: all(map[string]any{"token_type": "api_key", "prefix": "vtk"})},
+		{operation: logical.CreateOperation, path: "roles/B", data: map[string]any{"token_type": "bearer"}},
+		{operation: logical.ReadOperation, path: "roles/B", want: all(map[string]any{"token_type": "bearer", "prefix": "vtb", "ttl": int64(3600)})},
+		{operation: logical.CreateOperation, path: "roles/j", data: map[string]any{"token_type": "jwt", "audiences": "api", "claims": map[string]any{"tier": "gold", "n": json.Number("12345678901234567890")}}},
+		{operation: logical.ReadOperation, path: "roles/j", want: all(map[string]any{
+			"token_type": "jwt", "ttl": int64(900), "not_before_leeway": int64(30), "key": "default", "audiences": []string{"api"},
+			"claims": map[string]any{"tier": "gold", "n": json.Number("12345678901234567890")},
+		})},
+		{operation: logical.ListOperation, path: "roles/", want: map[string]any{"keys": []string{"B", "a", "j"}}},
+
+		{operation: logical.CreateOperation, path: "roles/n", data: map[string]any{"token_type": "bearer", "bound_cidrs": "10.1.2.3/8,192.0.2.7", "metadata": map[string]any{"team": "payments"}}},
+		{operation: logical.ReadOperation, path: "roles/n", want: all(map[string]any{
+			"token_type": "bearer", "prefix": "vtb", "ttl": int64(3600),
+			"bound_cidrs": []string{"10.0.0.0/8", "192.0.2.7/32"}, "metadata": map[string]any{"team": "payments"},
+		})},
+
+		// A maximum that is lower than a role's time is told of.
+		{operation: logical.UpdateOperation, path: "roles/a", data: map[string]any{"max_ttl": "100d"}, warning: "the mount's max_lease_ttl"},
+		{operation: logical.UpdateOperation, path: "config", data: map[string]any{"max_ttl": "10m"}},
+		{operation: logical.UpdateOperation, path: "roles/B", data: map[string]any{"max_tokens": 5}, warning: "ttl is 1h0m0s, but tokens are capped by max_ttl in config: 10m0s"},
+
+		{operation: logical.CreateOperation, path: "roles/new", data: nil, refused: "token_type"},
+		{operation: logical.CreateOperation, path: "roles/new", data: map[string]any{"token_type": "oauth"}, refused: "token_type"},
+		{operation: logical.CreateOperation, path: "roles/new", data: map[string]any{"token_type": "jwt"}, refused: "audiences"},
+		{operation: logical.CreateOperation, path: "roles/new", data: map[string]any{"token_type": "jwt", "audiences": "a", "key": "never"}, refused: "key"},
+		{operation: logical.CreateOperation, path: "roles/a/b", data: map[string]any{"token_type": "bearer"}, refused: "name"},
+		{operation: logical.ReadOperation, path: "roles/a/b", refused: "name"},
+		{operation: logical.DeleteOperation, path: "roles/a/b", refused: "name"},
+		{operation: logical.UpdateOperation, path: "roles/a", data: map[string]any{"token_type": "bearer"}, refused: "token_type"},
+		{operation: logical.UpdateOperation, path: "roles/a", data: map[string]any{"claims": map[string]any{"a": 1}}, refused: "claims"},
+		{operation: logical.UpdateOperation, path: "roles/a", data: map[string]any{"bound_cidrs": "10.0.0.0/33"}, refused: "bound_cidrs"},
+		{operation: logical.UpdateOperation, path: "roles/a", data: map[string]any{"metadata": nil}, refused: "metadata"},
+		{operation: logical.PatchOperation, path: "roles/new", data: map[string]any{"ttl": 60}, refused: "name"},
+		{operation: logical.PatchOperation, path: "roles/a", data: map[string]any{"token_type": nil}, refused: "token_type"},
+
+		{operation: logical.UpdateOperation, path: "roles/n", data: map[string]any{"token_type": "bearer", "max_ttl": "1m", "ttl": "1m"}},
+		{operation: logical.DeleteOperation, path: "roles/n"},
+		{operation: logical.ReadOperation, path: "roles/n"},
+		{operation: logical.ListOperation, path: "roles/", want: map[string]any{"keys": []string{"B", "a", "j"}}},
+	})
+}
+
+func TestRolesOnFaults(t *testing.T) {
+	m := newMount(t).withRoles()
+	change := map[string]any{"ttl": "5m"}
+	m.fails(logical.ListOperation, "roles/", nil, unread("role/"))
+	m.fails(logical.ReadOperation, "roles/jwt", nil, unread("role/"))
+	m.fails(logical.UpdateOperation, "roles/jwt", change, unread("role/"), unread("config/"), unread("key/"), unwritten("role/"))
+	m.fails(logical.PatchOperation, "roles/bearer", change, unread("role/"), unread("config/"), unwritten("role/"))
+	m.fails(logical.CreateOperation, "roles/new", map[string]any{"token_type": "bearer"}, unread("role/"), unread("config/"), unwritten("role/"))
+	m.fails(logical.DeleteOperation, "roles/new", nil, unread("role/"), unwritten("role/"))
+	if log := m.log.String(); strings.Count(log, "role deleted") != 1 || strings.Count(log, "role written: role=new") != 1 {
+		t.Errorf("the log tells of what failed:\n%s", log)
+	}
+}
+
+// Vault asks whether a role exists, to tell a create from an update.
+func TestRoleExists(t *testing.T) {
+	m := newMount(t).withRoles()
+	for path, want := range map[string]bool{"roles/jwt": true, "roles/JWT": false, "roles/never": false, "roles/a/b": false} {
+		_, exists, err := m.backend.HandleExistenceCheck(context.Background(), &logical.Request{
+			Operation: logical.CreateOperation, Path: path, Storage: m.storage, Data: map[string]any{"ttl": "not a time"},
+		})
+		if err != nil || exists != want {
+			t.Errorf("%s exists: %v, %v", path, exists, err)
+		}
+	}
+	m.restart()
+	m.storage.Before(unread("role/"))
+	if _, exists, err := m.backend.HandleExistenceCheck(context.Background(), &logical.Request{
+		Operation: logical.CreateOperation, Path: "roles/jwt", Storage: m.storage,
+	}); err == nil {
+		t.Errorf("exists: %v, although nobody knows", exists)
+	}
 }

@@ -172,3 +172,29 @@ func TestListOutlivesKeyAndIssuer(t *testing.T) {
 	body := m.must(logical.ReadOperation, strings.TrimPrefix(uri, testIssuer+"/"), nil).Data[logical.HTTPRawBody].([]byte)
 	m.decodeStatusList(string(body), uri)
 }
+
+func TestStatus(t *testing.T) {
+	m := newMount(t).withRoles()
+	m.must(logical.UpdateOperation, "config", map[string]any{"status_list_ttl": "20s"})
+	issued := m.must(logical.ReadOperation, "creds/jwt", nil)
+	path := strings.TrimPrefix(m.statusURI(issued.Data["token"].(string)), testIssuer+"/")
+	before, tag := m.raw(path, "application/statuslist+jwt", 20*time.Second, 20*time.Second)
+	m.notModified(path, tag)
+	if err := m.revoke(issued.Secret); err != nil {
+		t.Fatal(err)
+	}
+	if after, _ := m.raw(path, "application/statuslist+jwt", 20*time.Second, 20*time.Second); after == before {
+		t.Error("the same after a revocation")
+	}
+	if reads, writes := m.storage.Count(func() { m.raw(path, "application/statuslist+jwt", 20*time.Second, 20*time.Second) }); reads+writes != 0 {
+		t.Errorf("%d reads and %d writes", reads, writes)
+	}
+
+	// What is no list costs nothing, whoever asks.
+	for _, id := range []string{strings.Repeat("0", 22), "x", "a/b", strings.Repeat("a", 10000), path[len("status/"):] + "/0"} {
+		if reads, writes := m.storage.Count(func() { m.answers([]row{{operation: logical.ReadOperation, path: "status/" + id}}) }); reads+writes != 0 {
+			t.Errorf("%.30s: %d reads and %d writes", id, reads, writes)
+		}
+	}
+	m.fails(logical.ReadOperation, path, nil, unread("config/"), unread("key/"), unread("list/"), unread("revoked/"))
+}

@@ -66,3 +66,55 @@ func TestRevokedWhileIssued(t *testing.T) {
 		t.Error("active after its revocation was acknowledged")
 	}
 }
+
+func TestTokens(t *testing.T) {
+	m := newMount(t).withRoles()
+	m.must(logical.UpdateOperation, "roles/api_key", map[string]any{"bound_cidrs": "10.0.0.0/8", "metadata": map[string]any{"team": "payments"}})
+	issued := m.must(logical.ReadOperation, "creds/api_key", nil).Data
+	id, token := issued["token_id"].(string), issued["token"].(string)
+	signed := m.must(logical.ReadOperation, "creds/jwt", nil).Data["token_id"].(string)
+	shown := map[string]any{
+		"subject": "entity-1", "client_id": "entity-1", "entity_id": "entity-1", "display_name": "approle-billing", "bound_cidrs": []string{"10.0.0.0/8"},
+	}
+	for _, name := range []string{"token_id", "token_type", "role", "scopes", "scope", "audience", "issued_at", "expires_at", "metadata"} {
+		shown[name] = issued[name]
+	}
+	const nothing = "nothing was revoked"
+	m.answers([]row{
+		{operation: logical.ListOperation, path: "tokens/", want: map[string]any{"keys": []string{id}}},
+		{operation: logical.ReadOperation, path: "tokens/" + id, want: shown},
+		{operation: logical.ReadOperation, path: "tokens/" + signed}, // of which there is no record
+		{operation: logical.ReadOperation, path: "tokens/" + strings.Repeat("0", 22)},
+		{operation: logical.ReadOperation, path: "tokens/" + token, refused: "id"},
+		{operation: logical.ReadOperation, path: "tokens/x", refused: "id"},
+		{operation: logical.ReadOperation, path: "tokens/a/b", refused: "id"},
+		{operation: logical.DeleteOperation, path: "tokens/" + token, refused: "id"},
+		{operation: logical.DeleteOperation, path: "tokens/" + signed, warning: nothing},
+		{operation: logical.DeleteOperation, path: "tokens/" + strings.Repeat("0", 22), warning: nothing},
+		{operation: logical.ListOperation, path: "tokens/", data: map[string]any{"limit": 0}, refused: "limit"},
+		{operation: logical.ListOperation, path: "tokens/", data: map[string]any{"limit": 1001}, refused: "limit"},
+		{operation: logical.ListOperation, path: "tokens/", data: map[string]any{"limit": "many"}, refused: "limit"},
+		{operation: logical.ListOperation, path: "tokens/", data: map[string]any{"after": token}, refused: "after"},
+		{operation: logical.ListOperation, path: "tokens/", data: map[string]any{"before": id}, refused: "before"},
+		{operation: logical.ListOperation, path: "tokens/", data: map[string]any{"after": id, "limit": "1000"}, want: map[string]any{}},
+		{operation: logical.DeleteOperation, path: "tokens/" + id},
+		{operation: logical.DeleteOperation, path: "tokens/" + id, warning: nothing},
+		{operation: logical.ReadOperation, path: "tokens/" + id},
+		{operation: logical.ListOperation, path: "tokens/", want: map[string]any{}},
+		{operation: logical.UpdateOperation, path: "introspect", data: map[string]any{"token": token}, want: map[string]any{"active": false}},
+	})
+	expired := m.must(logical.ReadOperation, "creds/bearer", nil).Data["token_id"].(string)
+	m.clock.Advance(time.Hour)
+	m.answers([]row{{operation: logical.ReadOperation, path: "tokens/" + expired}})
+}
+
+func TestTokensOnFaults(t *testing.T) {
+	m := newMount(t).withRoles()
+	id := m.must(logical.ReadOperation, "creds/api_key", nil).Data["token_id"].(string)
+	m.fails(logical.ListOperation, "tokens/", nil, unread("token/"))
+	m.fails(logical.ReadOperation, "tokens/"+id, nil, unread("token/"))
+	m.fails(logical.DeleteOperation, "tokens/"+id, nil, unwritten("token/"), storetest.Fail("token/", storetest.Get, storetest.Delete))
+	if n := strings.Count(m.log.String(), "token revoked: token_id="+id); n != 1 {
+		t.Errorf("the log tells of the revocation %d times", n)
+	}
+}

@@ -16,7 +16,7 @@ func TestFailedWrites(t *testing.T) {
 			issued := m.must(logical.ReadOperation, "creds/"+kind, nil)
 			token := issued.Data["token"].(string)
 
-			m.storage.Before(failWrites)
+			m.storage.Before(unwritten(""))
 			if m.revoke(issued.Secret) == nil {
 				t.Error("revoke succeeded on a storage that fails")
 			}
