@@ -2,12 +2,17 @@ package tokens
 
 import (
 	"context"
+	"errors"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/hashicorp/vault/sdk/framework"
+	"github.com/hashicorp/vault/sdk/helper/consts"
 	"github.com/hashicorp/vault/sdk/logical"
+
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/store/storetest"
 )
 
 // The budget of storage operations decides the engine's speed: each is a call
@@ -155,5 +160,128 @@ func TestMisplacedTokenIsNotRepeated(t *testing.T) {
 				}
 			}
 		}
+	}
+}
+
+func TestFactory(t *testing.T) {
+	ctx := context.Background()
+	if b, err := Factory(ctx, nil); err == nil {
+		t.Errorf("made %v of nothing", b)
+	}
+	if b, err := Factory(ctx, &logical.BackendConfig{}); err == nil {
+		t.Errorf("made %v without Vault's system view", b)
+	}
+	b, err := Factory(ctx, &logical.BackendConfig{System: &logical.StaticSystemView{}, StorageView: &logical.InmemStorage{}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b.Type() != logical.TypeLogical || !slices.Equal(b.SpecialPaths().SealWrapStorage, []string{"key/"}) {
+		t.Errorf("type %s, special paths %+v", b.Type(), b.SpecialPaths())
+	}
+}
+
+// Setting a mount up reads nothing: a node that starts with many mounts must
+// not wait for the storage of each.
+func TestSetUpReadsNothing(t *testing.T) {
+	m := newMount(t).withRoles()
+	if reads, writes := m.storage.Count(m.restart); reads+writes != 0 {
+		t.Errorf("%d reads and %d writes", reads, writes)
+	}
+}
+
+// Every path has help, each of its operations a summary and declared answers;
+// what writes, or must not be answered from a lagging copy, is forwarded.
+func TestEveryPathIsDescribed(t *testing.T) {
+	m := newMount(t)
+	for _, path := range m.backend.Paths {
+		if path.HelpSynopsis == "" || path.HelpDescription == "" {
+			t.Errorf("%s has no help", path.Pattern)
+		}
+		for operation, handler := range path.Operations {
+			properties := handler.Properties()
+			if properties.Summary == "" || len(properties.Responses) == 0 {
+				t.Errorf("%s %s has no summary or no declared answer", operation, path.Pattern)
+			}
+			writes := isWrite(operation) || operation == logical.DeleteOperation || strings.HasPrefix(path.Pattern, "creds/")
+			if properties.ForwardPerformanceStandby != writes || properties.ForwardPerformanceSecondary != writes {
+				t.Errorf("%s %s: forwarded %v and %v, want %v", operation, path.Pattern, properties.ForwardPerformanceStandby, properties.ForwardPerformanceSecondary, writes)
+			}
+		}
+		for name, field := range path.Fields {
+			if field.Description == "" {
+				t.Errorf("%s: field %s has no description", path.Pattern, name)
+			}
+		}
+	}
+}
+
+// Background work runs only where the storage may be written.
+func TestPeriodicOnStandby(t *testing.T) {
+	m := newMount(t).withRoles()
+	m.must(logical.ReadOperation, "creds/bearer", nil)
+	m.clock.Advance(2 * time.Hour)
+	for _, state := range []consts.ReplicationState{
+		consts.ReplicationPerformanceStandby, consts.ReplicationPerformanceSecondary, consts.ReplicationDRSecondary,
+	} {
+		m.system.ReplicationStateVal = state
+		m.restart()
+		if reads, writes := m.storage.Count(func() {
+			for range 62 {
+				m.periodic()
+			}
+		}); reads+writes != 0 {
+			t.Errorf("state %d: %d reads and %d writes", state, reads, writes)
+		}
+	}
+	m.system.ReplicationStateVal = 0
+	m.restart()
+	for range 62 {
+		m.periodic()
+	}
+	if !strings.Contains(m.log.String(), "token expired") {
+		t.Error("the active node removed nothing")
+	}
+}
+
+// A fault is told of, and the rest of the work is logged all the same.
+func TestPeriodicOnFaults(t *testing.T) {
+	m := newMount(t).withRoles()
+	m.must(logical.UpdateOperation, "keys/default", map[string]any{"rotation_period": "24h"})
+	m.must(logical.ReadOperation, "creds/bearer", nil)
+	m.clock.Advance(25 * time.Hour)
+	m.storage.Before(unread("list/"))
+	failed := 0
+	for range 62 {
+		if err := m.backend.periodic(context.Background(), &logical.Request{Storage: m.storage}); errors.Is(err, storetest.ErrInjected) {
+			failed++
+		}
+	}
+	if log := m.log.String(); failed == 0 || strings.Count(log, "token expired") != 1 || strings.Count(log, "key rotated") != 1 {
+		t.Errorf("%d runs failed, and the log says\n%s", failed, log)
+	}
+	m.restart()
+	m.storage.Before(unread("config/"))
+	if err := m.backend.periodic(context.Background(), &logical.Request{Storage: m.storage}); !errors.Is(err, storetest.ErrInjected) {
+		t.Errorf("without the configuration: %v", err)
+	}
+}
+
+// Who needs no Vault token must not be able to fill the log.
+func TestUnauthenticatedRefusalsAreNotLogged(t *testing.T) {
+	m := newMount(t).withRoles()
+	before := m.log.String()
+	for _, path := range []string{"jwks", ".well-known/openid-configuration", ".well-known/oauth-authorization-server", "status/x", "status/" + strings.Repeat("0", 22)} {
+		for _, operation := range []logical.Operation{logical.ReadOperation, logical.UpdateOperation, logical.ListOperation, logical.DeleteOperation} {
+			writes := m.storage.Writes.Load()
+			m.backend.HandleRequest(context.Background(), &logical.Request{
+				Operation: operation, Path: path, Storage: m.storage, Data: map[string]any{"nonsense": "x"},
+			})
+			if m.storage.Writes.Load() != writes {
+				t.Errorf("%s %s wrote the storage", operation, path)
+			}
+		}
+	}
+	if after := m.log.String(); after != before {
+		t.Errorf("the log has got\n%s", after[len(before):])
 	}
 }
