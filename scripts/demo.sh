@@ -209,6 +209,6 @@ run 'for i in {1..25}; do printf vtk_guess%d "$i" | vault write -field=active to
 check "none of the guessed ones is active" shows "25 false"
 check "tokenwatch has noticed" await 10 "    do " "$ALERTS"
 run 'cat "$ALERTS"'
-check "it says what happened, how severe it is, and what to do first" shows WARNING "many tokens that are not active" "    do "
+check "it says what happened, how severe it is, and what to do first" shows WARNING "Client presented many inactive tokens" "    do "
 expect "and nothing else: a good token raises no alert" 1 "$(grep -c '^2' "$ALERTS")"
 finished=true
