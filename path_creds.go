@@ -25,7 +25,7 @@ func (b *tokensBackend) pathCreds() []*framework.Path {
 		Fields: map[string]*framework.FieldSchema{
 			"role":     field(framework.TypeString, "Name of the role."),
 			"scopes":   field(framework.TypeCommaStringSlice, "Scopes instead of the role's default_scopes; each must be allowed by the role."),
-			"ttl":      field(framework.TypeDurationSecond, "A shorter life than the role's ttl."),
+			"ttl":      field(framework.TypeDurationSecond, "A shorter lifetime than the role's ttl."),
 			"audience": field(framework.TypeCommaStringSlice, "Some of the role's audiences."),
 			"metadata": field(framework.TypeKVPairs, "Metadata in addition to the role's."),
 			"cnf":      field(framework.TypeKVPairs, "Binds the token to a key that its bearer must prove to hold: jkt, the SHA-256 thumbprint of a DPoP key (RFC 9449), or x5t#S256, that of a client certificate (RFC 8705)."),

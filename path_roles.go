@@ -95,7 +95,7 @@ var roleFields = []roleField{
 		}),
 	plainField("claims_template", field(framework.TypeString, "jwt: a JSON object of claims, with Vault identity templating."),
 		func(r *role.Role) *string { return &r.ClaimsTemplate }),
-	plainField("key", field(framework.TypeString, "jwt: the signing key. Default \"default\", which is made on first use."),
+	plainField("key", field(framework.TypeString, "jwt: the signing key. Default \"default\", which is created on first use."),
 		func(r *role.Role) *string { return &r.Key }),
 	durationField("not_before_leeway", "jwt: how far nbf lies before the time of issue, for clocks that are behind. Default 30s.",
 		func(r *role.Role) *time.Duration { return &r.NotBeforeLeeway }),
@@ -244,7 +244,7 @@ func (b *tokensBackend) changeRole(ctx context.Context, req *logical.Request, da
 // patch may hold, puts one back to its default.
 func setRoleFields(r *role.Role, named map[string]any, data *framework.FieldData, created bool) error {
 	if value, ok := named["token_type"]; ok && value != string(r.TokenType) {
-		return usererror.Field("token_type", "cannot change from %s; delete the role, or write one of another name", r.TokenType)
+		return usererror.Field("token_type", "cannot change from %s; delete the role, or write one with another name", r.TokenType)
 	}
 	defaults := role.New(r.Name, r.TokenType)
 	for _, f := range roleFields {

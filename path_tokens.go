@@ -28,7 +28,7 @@ func (b *tokensBackend) pathTokens() []*framework.Path {
 		{
 			Pattern: "tokens/?$",
 			Fields: map[string]*framework.FieldSchema{
-				"after": {Type: framework.TypeString, Query: true, Description: "Last id of the page before."},
+				"after": {Type: framework.TypeString, Query: true, Description: "Last id of the previous page."},
 				"limit": {Type: framework.TypeInt, Query: true, Description: "Ids on a page, 1 to 1000.", Default: maxPage},
 			},
 			Operations: map[logical.Operation]framework.OperationHandler{
@@ -66,7 +66,7 @@ func (b *tokensBackend) pathTokensList(ctx context.Context, req *logical.Request
 	after, limit := data.Get("after").(string), data.Get("limit").(int)
 	switch {
 	case after != "" && !format.ValidID(after):
-		return nil, usererror.Field("after", "must be a token id: the last one of the page before")
+		return nil, usererror.Field("after", "must be a token id: the last one of the previous page")
 	case limit < 1 || limit > maxPage:
 		return nil, usererror.Field("limit", "must be between 1 and %d", maxPage)
 	}

@@ -99,7 +99,7 @@ func unknownField(name string, operation logical.Operation, path *framework.Path
 	if len(known) == 0 {
 		return usererror.Field(name, "is not a field here; this path has none")
 	}
-	return usererror.Field(name, "is not a field here; known are %s", strings.Join(known, ", "))
+	return usererror.Field(name, "is not a field here; the fields are %s", strings.Join(known, ", "))
 }
 
 // checkValue checks the type of a value, and brings what has more than one
@@ -109,7 +109,7 @@ func checkValue(name string, schema *framework.FieldSchema, value any, operation
 		if operation == logical.PatchOperation {
 			return nil, nil
 		}
-		return nil, usererror.Field(name, "is null; leave it out to keep what it is, or use a patch to reset it")
+		return nil, usererror.Field(name, "is null; leave it out to keep its value, or use a patch to reset it")
 	}
 	switch schema.Type {
 	case framework.TypeDurationSecond:

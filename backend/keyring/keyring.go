@@ -168,7 +168,7 @@ func (k *Keyring) Write(ctx context.Context, storage logical.Storage, name strin
 		if _, err := parseAlgorithm(*a); err != nil {
 			return nil, false, err
 		}
-		return nil, false, usererror.Field("algorithm", "key %q is %s, and a key's algorithm cannot change; create a key of another name", name, key.Algorithm)
+		return nil, false, usererror.Field("algorithm", "key %q is %s, and a key's algorithm cannot change; create a key with another name", name, key.Algorithm)
 	}
 	if settings.RotationPeriod != nil {
 		key.RotationPeriod = *settings.RotationPeriod

@@ -235,7 +235,7 @@ func (t *Tokens) grantTTL(issued *Issued, r *role.Role, ceilings *config.Config,
 		case *asked < time.Second:
 			return usererror.Field("ttl", "must be at least 1s")
 		case *asked > ttl:
-			return usererror.Field("ttl", "%s is longer than role %q gives (%s)", *asked, r.Name, ttl)
+			return usererror.Field("ttl", "%s is longer than role %q allows (%s)", *asked, r.Name, ttl)
 		}
 		ttl, warnings = *asked, nil
 	}

@@ -42,14 +42,14 @@ func (t *Tokens) Renew(ctx context.Context, storage logical.Storage, id string, 
 		return nil, err
 	}
 	if r == nil || r.TokenType != record.TokenType {
-		return nil, usererror.Field("role", "%q, which issued the token, is gone; the token lives until %s and cannot be renewed", record.Role, record.ExpiresAt.Format(time.RFC3339))
+		return nil, usererror.Field("role", "%q issued the token and does not exist any more; the token lives until %s and cannot be renewed", record.Role, record.ExpiresAt.Format(time.RFC3339))
 	}
 	if err := stillGiven(r, record); err != nil {
 		return nil, err
 	}
 	for _, allowed := range [][]string{r.AllowedScopes, ceilings.AllowedScopes} {
 		if lost, outside := scope.Outside(allowed, record.Scopes); outside {
-			return nil, usererror.Field("scopes", "the token's scope %q is not allowed by role %q any more; request a new token", lost, r.Name)
+			return nil, usererror.Field("scopes", "the token's scope %q is no longer allowed by role %q; request a new token", lost, r.Name)
 		}
 	}
 	renewed := &Renewed{MaxTTL: tightest(r.MaxTTL, ceilings.MaxTTL)}
@@ -69,7 +69,7 @@ func (t *Tokens) Renew(ctx context.Context, storage logical.Storage, id string, 
 func stillGiven(r *role.Role, record *Record) error {
 	for _, a := range record.Audience {
 		if !slices.Contains(r.Audiences, a) {
-			return usererror.Field("audience", "the token's audience %q is not one of role %q any more; request a new token", a, r.Name)
+			return usererror.Field("audience", "the token's audience %q is no longer one of role %q; request a new token", a, r.Name)
 		}
 	}
 	if len(r.BoundCIDRs) > 0 && len(record.BoundCIDRs) == 0 {
@@ -77,7 +77,7 @@ func stillGiven(r *role.Role, record *Record) error {
 	}
 	for _, network := range record.BoundCIDRs {
 		if len(r.BoundCIDRs) > 0 && !slices.ContainsFunc(r.BoundCIDRs, func(p netip.Prefix) bool { return covers(p, network) }) {
-			return usererror.Field("bound_cidrs", "the token may be used from %s, which is outside of what role %q is bound to now; request a new token", network, r.Name)
+			return usererror.Field("bound_cidrs", "the token may be used from %s; role %q no longer allows that; request a new token", network, r.Name)
 		}
 	}
 	return nil
