@@ -30,7 +30,7 @@ test: ## Run all tests, with what they need; PKG=./tokenwatch: that package of t
 
 .PHONY: bench
 bench: ## Compare the engine's speed with Vault's own tokens and, with AGAINST=<commit or binary>, with another build
-	vault=$$(scripts/vault.sh) && cd test && VAULT_BIN="$$vault" go run ./bench -against "$(AGAINST)"
+	vault=$$(scripts/vault.sh) && cd test && VAULT_BIN="$$vault" go run ./bench $(if $(AGAINST),-against "$(AGAINST)" -rounds 28 -duration 250ms)
 
 .PHONY: watch-bench
 watch-bench: ## Compare tokenwatch with jq on a generated log of 2 GB

@@ -7,7 +7,8 @@
 // of them within the same round.
 //
 // With -against, another build of the plugin runs beside this one, on a mount
-// of the same server, and takes its turns next to this one's.
+// of the same server, and takes its turns next to this one's. Many short turns
+// tell two builds apart better than a few long ones.
 package main
 
 import (
