@@ -165,8 +165,9 @@ func dependencies(t *testing.T, dir string, patterns ...string) map[string][]str
 	return all
 }
 
-// inRepository returns the path of a package in the repository, "sdk" for one
-// of Vault's SDK, and "-" for any other.
+// inRepository returns the path of a package in the repository, "sdk" for one of
+// Vault's SDK or API client, "vault" for one of Vault itself, whose licence keeps
+// it out of what is shipped, and "-" for any other.
 func inRepository(pkg string) string {
 	if pkg == modulePath {
 		return "."
@@ -174,8 +175,12 @@ func inRepository(pkg string) string {
 	if path, ok := strings.CutPrefix(pkg, modulePath+"/"); ok {
 		return path
 	}
-	if strings.HasPrefix(pkg, "github.com/hashicorp/vault/") {
+	const vault = "github.com/hashicorp/vault"
+	switch {
+	case inRoom(pkg, vault+"/sdk"), inRoom(pkg, vault+"/api"):
 		return "sdk"
+	case inRoom(pkg, vault):
+		return "vault"
 	}
 	return "-"
 }

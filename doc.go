@@ -9,7 +9,7 @@
 //
 // An application reads creds/<role>. path_creds.go asks Tokens.Issue
 // (backend/token/issue.go), which grants scopes, audience, metadata and TTL
-// within the role. An opaque token is drawn at random, and its record
+// within the role. An opaque token is generated at random, and its record
 // (backend/token/record.go) is stored, with a hash in place of the secret. A JWT
 // is signed by a key of backend/keyring and gets a bit in a list of
 // backend/statuslist; it has no record. The answer carries a lease, whose internal
@@ -17,13 +17,14 @@
 //
 // An API server introspects it. path_introspect.go asks Tokens.Introspect,
 // which finds the record or verifies the signature (backend/token/find.go), and
-// makes the checks that were asked for. response.go shapes the answer. Or the
+// runs the requested checks. response.go shapes the answer. Or the
 // server verifies a JWT by itself, with the key set (path_jwks.go) and the signed
 // status list (path_status.go); verify/format has the formats that both use.
 //
 // Vault revokes the lease, or somebody revokes the token (path_revoke.go,
 // path_tokens.go): the record is deleted, or the JWT's bit set
-// (backend/token/revoke.go). backend/tidy.go, once a minute, removes what expired
+// (backend/token/revoke.go). Engine.Tidy (backend/tidy.go), which periodic in
+// backend.go calls each minute, rotates keys and step by step removes what expired
 // without a lease.
 //
 // # The map
@@ -34,13 +35,13 @@
 //	response.go log.go   what several doors answer and log
 //	secret_token.go      leases: renew and revoke
 //	path_<noun>.go       one door per noun: fields, help, handlers
-//	system.go            Vault's answers that every request needs, cached
+//	system.go            cached answers from Vault's system view
 //	backend/             the engine; a package for each noun below it
 //	verify/              for API servers, a module of its own
 //	internal/tokenwatch/ the monitor of Vault's audit log; knows nothing of the engine
 //	cmd/                 the binaries: flags and start-up
 //	test/                tests on real servers, a module of its own
 //
-// A door parses, calls one thing in backend/, and shapes the response; no door
-// uses another. Imports run one way: cmd, root, backend, verify/format.
+// A door parses, as a rule calls one thing in backend/, and shapes the response;
+// no door uses another. Imports run one way: cmd, root, backend, verify/format.
 package tokens
