@@ -190,7 +190,13 @@ func TestStatus(t *testing.T) {
 		t.Errorf("%d reads and %d writes", reads, writes)
 	}
 
-	// What is no list costs nothing, whoever asks.
+	// What is no list costs nothing, whoever asks; what has not even the shape
+	// of one, not a look into memory.
+	m.restart()
+	if reads, _ := m.storage.Count(func() { m.answers([]row{{operation: logical.ReadOperation, path: "status/x"}}) }); reads != 0 {
+		t.Errorf("%d reads for what is no id", reads)
+	}
+	m.raw(path, "application/statuslist+jwt", 20*time.Second, 20*time.Second)
 	for _, id := range []string{strings.Repeat("0", 22), "x", "a/b", strings.Repeat("a", 10000), path[len("status/"):] + "/0"} {
 		if reads, writes := m.storage.Count(func() { m.answers([]row{{operation: logical.ReadOperation, path: "status/" + id}}) }); reads+writes != 0 {
 			t.Errorf("%.30s: %d reads and %d writes", id, reads, writes)

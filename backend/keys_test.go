@@ -50,9 +50,9 @@ func TestDeleteKey(t *testing.T) {
 	}
 	f.mustRole("jwt", role.JWT, unchanged)
 	f.mustRole("bearer", role.Bearer, unchanged)
-	f.issue("jwt")
 	_, err := f.DeleteKey(f.ctx, f.storage, role.DefaultKey)
 	wantMistake(t, "with a role that names it", err, "name")
+	f.issue("jwt")
 	if _, err := f.Roles.Remove(f.ctx, f.storage, "jwt"); err != nil {
 		t.Fatal(err)
 	}

@@ -227,10 +227,14 @@ func TestHeaders(t *testing.T) {
 		}
 	}
 	// A key that is dropped ends its tokens, seen before or not.
+	unseen := f.issue("jwt")
+	if !f.active(issued) {
+		t.Fatal("inactive with its key")
+	}
 	if _, err := f.keys.EmergencyRotate(f.ctx, f.storage, role.DefaultKey); err != nil {
 		t.Fatal(err)
 	}
-	if f.active(issued) {
+	if f.active(issued) || f.active(unseen) {
 		t.Error("active without its key")
 	}
 }

@@ -290,6 +290,31 @@ func TestTidyOnFaults(t *testing.T) {
 	}
 }
 
+// A token that is renewed between being seen as expired and being locked lives.
+func TestTidyDuringRenewal(t *testing.T) {
+	f := newFixture(t)
+	issued := f.issue("bearer")
+	key := f.records.Key(issued.ID)
+	f.now = issued.ExpiresAt
+	f.storage.After(func(op storetest.Op, read string) error {
+		if op == storetest.Get && read == key {
+			f.storage.Heal()
+			f.now = f.now.Add(-time.Second) // the renewal was in time
+			if _, err := f.Renew(f.ctx, f.storage, issued.ID, 0); err != nil {
+				t.Error(err)
+			}
+			f.now = f.now.Add(time.Second)
+		}
+		return nil
+	})
+	if expired, err := f.tidyAll(); len(expired) != 0 || err != nil {
+		t.Errorf("removed %v, %v", expired, err)
+	}
+	if !f.active(issued) {
+		t.Error("inactive after a renewal in time")
+	}
+}
+
 func TestInvalidate(t *testing.T) {
 	f := newFixture(t)
 	issued := f.issue("bearer")
