@@ -111,10 +111,7 @@ func readReport(t *testing.T, ctx context.Context, page, scheme string) {
 	seen := visit{URL: page, Scheme: scheme, Width: 1200, Height: 900, Steps: steps}.open(t, ctx)
 	seen.audits(t, scheme, 0)
 	seen.audits(t, scheme+", narrow", 7)
-	for _, want := range []string{"Token report", hostileRole, hostileAddress, "permission denied", "One client presents many"} {
-		if want == "One client presents many" {
-			want = "tokens that are not active"
-		}
+	for _, want := range []string{"Token report", hostileRole, hostileAddress, "permission denied", "many inactive tokens"} {
 		if !strings.Contains(seen.text(t, 1), want) {
 			t.Errorf("the page does not say %q:\n%s", want, seen.text(t, 1))
 		}
