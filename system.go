@@ -22,6 +22,7 @@ type cachedSystem struct {
 	replication timed[consts.ReplicationState]
 	maxTTL      timed[time.Duration]
 	defaultTTL  timed[time.Duration]
+	local       timed[bool]
 }
 
 func newCachedSystem(system logical.SystemView, clock func() time.Time) *cachedSystem {
@@ -30,6 +31,7 @@ func newCachedSystem(system logical.SystemView, clock func() time.Time) *cachedS
 		replication: timed[consts.ReplicationState]{ask: system.ReplicationState, clock: clock},
 		maxTTL:      timed[time.Duration]{ask: system.MaxLeaseTTL, clock: clock},
 		defaultTTL:  timed[time.Duration]{ask: system.DefaultLeaseTTL, clock: clock},
+		local:       timed[bool]{ask: system.LocalMount, clock: clock},
 	}
 }
 
@@ -41,6 +43,10 @@ func (s *cachedSystem) MaxLeaseTTL() time.Duration { return s.maxTTL.get() }
 
 // DefaultLeaseTTL implements logical.SystemView.
 func (s *cachedSystem) DefaultLeaseTTL() time.Duration { return s.defaultTTL.get() }
+
+// LocalMount implements logical.SystemView. The framework asks for it before each
+// request that is forwarded from a secondary cluster, so nearly before each.
+func (s *cachedSystem) LocalMount() bool { return s.local.get() }
 
 // timed is an answer that is asked for anew when it is older than
 // systemCacheTime.

@@ -29,6 +29,11 @@ func (s *askedSystem) DefaultLeaseTTL() time.Duration {
 	return s.DefaultLeaseTTLVal
 }
 
+func (s *askedSystem) LocalMount() bool {
+	s.asked++
+	return s.LocalMountVal
+}
+
 // Vault is asked again after a second, or when the clock went back: never is
 // an answer kept for longer.
 func TestCachedSystem(t *testing.T) {
@@ -39,12 +44,12 @@ func TestCachedSystem(t *testing.T) {
 		after time.Duration
 		asked int
 	}{
-		{0, 3},
+		{0, 4},
 		{0, 0},
 		{systemCacheTime - 1, 0},
-		{1, 3},
-		{-1, 3},
-		{-time.Hour, 3},
+		{1, 4},
+		{-1, 4},
+		{-time.Hour, 4},
 		{0, 0},
 	} {
 		clock.Advance(step.after)
@@ -53,9 +58,10 @@ func TestCachedSystem(t *testing.T) {
 			vault.ReplicationStateVal++
 			vault.MaxLeaseTTLVal += time.Minute
 			vault.DefaultLeaseTTLVal += time.Second
+			vault.LocalMountVal = !vault.LocalMountVal
 		}
-		got := [3]any{cached.ReplicationState(), cached.MaxLeaseTTL(), cached.DefaultLeaseTTL()}
-		want := [3]any{vault.ReplicationStateVal, vault.MaxLeaseTTLVal, vault.DefaultLeaseTTLVal}
+		got := [4]any{cached.ReplicationState(), cached.MaxLeaseTTL(), cached.DefaultLeaseTTL(), cached.LocalMount()}
+		want := [4]any{vault.ReplicationStateVal, vault.MaxLeaseTTLVal, vault.DefaultLeaseTTLVal, vault.LocalMountVal}
 		if got != want || vault.asked != step.asked {
 			t.Errorf("step %d: %v after %d questions, want %v after %d", i, got, vault.asked, want, step.asked)
 		}
@@ -73,5 +79,31 @@ func TestTunedMount(t *testing.T) {
 	m.clock.Advance(systemCacheTime)
 	if seconds := m.must(logical.ReadOperation, "creds/bearer", nil).Data["expires_in"]; seconds != int64(600) {
 		t.Errorf("lives for %v s", seconds)
+	}
+}
+
+// A warm request asks Vault nothing: each question is a round trip.
+func TestWarmRequestsAskVaultNothing(t *testing.T) {
+	vault := &askedSystem{StaticSystemView: logical.StaticSystemView{DefaultLeaseTTLVal: time.Hour, MaxLeaseTTLVal: 24 * time.Hour}}
+	storage, clock := &logical.InmemStorage{}, &testClock{now: time.Now()}
+	b, err := newBackend(t.Context(), &logical.BackendConfig{System: vault, StorageView: storage}, clock.Now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	do := func(operation logical.Operation, path string, data map[string]any) *logical.Response {
+		t.Helper()
+		resp, err := b.HandleRequest(t.Context(), &logical.Request{Operation: operation, Path: path, Data: data, Storage: storage, DisplayName: "test"})
+		if err != nil || resp.IsError() {
+			t.Fatal(path, err, resp)
+		}
+		return resp
+	}
+	do(logical.CreateOperation, "roles/bearer", map[string]any{"token_type": "bearer"})
+	token := do(logical.ReadOperation, "creds/bearer", nil).Data["token"]
+	vault.asked = 0
+	do(logical.ReadOperation, "creds/bearer", nil)
+	do(logical.UpdateOperation, "introspect", map[string]any{"token": token})
+	if vault.asked != 0 {
+		t.Errorf("Vault was asked %d times", vault.asked)
 	}
 }
