@@ -14,6 +14,7 @@ import (
 
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/keyring"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/statuslist"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/usererror"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/verify/format"
 )
@@ -51,8 +52,11 @@ func newBackend(ctx context.Context, conf *logical.BackendConfig, clock func() t
 			Unauthenticated: []string{"jwks", pathOpenIDConfiguration, pathOAuthServer, "status/*"},
 			SealWrapStorage: []string{keyring.StoragePrefix},
 		},
-		Secrets:      b.secrets(),
-		Invalidate:   func(_ context.Context, key string) { b.engine.Invalidate(key) },
+		Secrets:    b.secrets(),
+		Invalidate: func(_ context.Context, key string) { b.engine.Invalidate(key) },
+		InitializeFunc: func(ctx context.Context, req *logical.InitializationRequest) error {
+			return b.engine.Begin(ctx, req.Storage)
+		},
 		PeriodicFunc: b.periodic,
 	}
 	if err := b.Setup(ctx, &withSystem); err != nil {
@@ -142,8 +146,8 @@ func (b *tokensBackend) periodic(ctx context.Context, req *logical.Request) erro
 	for _, expired := range done.Expired {
 		b.logEnded(expired, nil)
 	}
-	if done.Lists > 0 {
-		b.Logger().Info("status lists removed", "count", done.Lists)
+	if done.Lists != (statuslist.Tidied{}) {
+		b.Logger().Info("status lists tidied", "lists", done.Lists.Lists, "revocations", done.Lists.Revocations)
 	}
 	for _, rotation := range done.Rotations {
 		b.logRotation(rotation)

@@ -8,6 +8,7 @@ import (
 	"io"
 	"time"
 
+	"github.com/hashicorp/vault/sdk/helper/consts"
 	"github.com/hashicorp/vault/sdk/logical"
 
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/config"
@@ -24,16 +25,19 @@ type Engine struct {
 	Keys   *keyring.Keyring
 	Lists  *statuslist.Lists
 	Tokens *token.Tokens
+
+	system logical.SystemView
 }
 
 // NewEngine returns the engine of a mount. The clock decides what has expired;
 // random is the source of ids and secrets.
 func NewEngine(system logical.SystemView, clock func() time.Time, random io.Reader) *Engine {
 	e := &Engine{
+		system: system,
 		Config: config.NewStore(),
 		Roles:  role.NewStore(),
 		Keys:   keyring.New(clock),
-		Lists:  statuslist.New(clock, random),
+		Lists:  statuslist.New(clock, random, func() bool { return !writeSafe(system) }),
 	}
 	e.Tokens = token.New(token.Dependencies{
 		Config: e.Config,
@@ -45,6 +49,23 @@ func NewEngine(system logical.SystemView, clock func() time.Time, random io.Read
 		Random: random,
 	})
 	return e
+}
+
+// Begin announces this instance of the engine to the nodes that follow it. It
+// does nothing on a node that must not write.
+func (e *Engine) Begin(ctx context.Context, storage logical.Storage) error {
+	if !writeSafe(e.system) {
+		return nil
+	}
+	return e.Lists.Begin(ctx, storage)
+}
+
+// writeSafe reports whether this node may write the mount's storage, as
+// framework.Backend.WriteSafeReplicationState does.
+func writeSafe(system logical.SystemView) bool {
+	state := system.ReplicationState()
+	return !state.HasState(consts.ReplicationDRSecondary|consts.ReplicationPerformanceStandby) &&
+		(system.LocalMount() || !state.HasState(consts.ReplicationPerformanceSecondary))
 }
 
 // Invalidate drops what is cached of a storage key that changed elsewhere.

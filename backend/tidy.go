@@ -3,17 +3,23 @@ package backend
 import (
 	"context"
 	"errors"
+	"time"
 
 	"github.com/hashicorp/vault/sdk/logical"
 
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/keyring"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/statuslist"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/token"
 )
+
+// safetyMargin is how long an entry is kept that nothing needs any more by this
+// node's clock, which may be wrong.
+const safetyMargin = 24 * time.Hour
 
 // TidyResult is what a run of Tidy did.
 type TidyResult struct {
 	Expired   []*token.Ended // tokens that expired without a lease to report it
-	Lists     int            // removed, since every token on them has expired
+	Lists     statuslist.Tidied
 	Rotations []*keyring.Rotation
 }
 
@@ -28,7 +34,7 @@ func (e *Engine) Tidy(ctx context.Context, storage logical.Storage, run int) (*T
 	done := &TidyResult{}
 	var errRotate, errLists, errTokens error
 	done.Rotations, errRotate = e.Keys.RotateDue(ctx, storage, c.StatusListLifetime)
-	done.Lists, errLists = e.Lists.Tidy(ctx, storage)
+	done.Lists, errLists = e.Lists.Tidy(ctx, storage, safetyMargin)
 	done.Expired, errTokens = e.Tokens.Tidy(ctx, storage, run)
 	return done, errors.Join(errRotate, errLists, errTokens)
 }

@@ -18,7 +18,7 @@ type Store struct{ *store.Store[Role] }
 
 // NewStore returns the roles of a mount.
 func NewStore() *Store {
-	return &Store{store.New(store.Entries[Role]{Prefix: storagePrefix}, cachedRoles)}
+	return &Store{store.New(store.Entries[Role]{Prefix: storagePrefix}, store.Options{MaxEntries: cachedRoles})}
 }
 
 // Remove deletes a role, and reports whether there was one.

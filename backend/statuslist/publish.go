@@ -15,149 +15,115 @@ import (
 // Settings are how lists are published.
 type Settings struct {
 	TTL      time.Duration // how long a verifier may use a copy before it fetches a new one
-	Lifetime time.Duration // how long it may use a copy while it cannot fetch
+	Lifetime time.Duration // how long a verifier may use a copy while it cannot fetch
 }
 
 // URI returns where a list is published.
 func URI(issuer, id string) string { return issuer + "/status/" + id }
 
-// tidyMargin is how long a list is kept after its last token has expired.
-const tidyMargin = 5 * time.Minute
-
 // published is a signed list as it is served.
 type published struct {
-	body     []byte
-	version  int // of the list's statuses
-	keyID    string
-	builtAt  time.Time
-	settings Settings
+	body      []byte
+	version   int // of the list
+	continues bool
+	keyID     string
+	builtAt   time.Time
+	settings  Settings
 }
 
 // Publish returns the signed list in compact serialization, or nil if there is
 // no such list, or no key left to sign it. The first request after a change
 // builds it. That writes no storage, so that anybody may ask. signerOf returns
 // the version of a key that signs now.
+//
+// The list has listSize bits from the start, so that no older copy lacks an
+// index. What may still be given out reads as valid in every copy, so that a copy
+// does not refuse a token that is younger than itself.
 func (l *Lists) Publish(ctx context.Context, storage logical.Storage, id string, settings Settings, signerOf func(key string) (*keyring.Version, error)) ([]byte, error) {
-	found, owner, err := l.lookUp(ctx, storage, id)
-	if err != nil || found == nil {
+	li, err := l.get(ctx, storage, id)
+	if err != nil || li == nil {
 		return nil, err
 	}
-	signer, err := signerOf(owner.Key)
+	l.mu.Lock()
+	stored := li.entry
+	l.mu.Unlock()
+	signer, err := signerOf(stored.Key)
 	if err != nil || signer == nil {
 		return nil, err
 	}
-	if body, _, _ := l.fresh(found, settings, signer); body != nil {
-		return body, nil
-	}
-	found.building.Lock()
-	defer found.building.Unlock()
-	body, statuses, version := l.fresh(found, settings, signer)
-	if body != nil {
-		return body, nil // built while this call waited
-	}
-	now := l.clock()
-	if body, err = sign(statuses, URI(owner.Issuer, id), settings, signer, now); err != nil {
+	continues, err := l.continues(ctx, storage, stored)
+	if err != nil {
 		return nil, err
 	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	found.published = &published{body: body, version: version, keyID: signer.ID, builtAt: now, settings: settings}
-	return body, nil
-}
-
-func (l *Lists) lookUp(ctx context.Context, storage logical.Storage, id string) (found *list, owner Owner, err error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if err := l.load(ctx, storage); err != nil {
-		return nil, Owner{}, err
+	wanted := published{continues: continues, keyID: signer.ID, settings: settings}
+	if body := l.fresh(li, wanted); body != nil {
+		return body, nil
 	}
-	if found = l.byID[id]; found != nil {
-		owner = found.Owner
+	li.building.Lock()
+	defer li.building.Unlock()
+	if body := l.fresh(li, wanted); body != nil {
+		return body, nil // built while this call waited
 	}
-	return found, owner, nil
+	return l.build(li, wanted, signer)
 }
 
 // fresh returns the signed list if it can still be served: nothing has changed
-// since, and half of its lifetime is left. Otherwise it returns what to build a
-// new one from.
-func (l *Lists) fresh(of *list, settings Settings, signer *keyring.Version) (body []byte, statuses *format.StatusList, version int) {
+// since, and half of its lifetime is left. One from the future is not served: the
+// clock was wrong.
+func (l *Lists) fresh(li *list, wanted published) []byte {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	p := of.published
-	if p != nil && p.version == of.version && p.keyID == signer.ID && p.settings == settings && l.clock().Sub(p.builtAt) < settings.Lifetime/2 {
-		return p.body, nil, of.version
+	p := li.published
+	if p == nil || p.version != li.version || p.continues != wanted.continues || p.keyID != wanted.keyID || p.settings != wanted.settings {
+		return nil
 	}
-	return nil, of.statuses.Clone(), of.version
+	if age := l.clock().Sub(p.builtAt); age < 0 || age >= wanted.settings.Lifetime/2 {
+		return nil
+	}
+	return p.body
 }
 
-func sign(statuses *format.StatusList, uri string, settings Settings, signer *keyring.Version, now time.Time) ([]byte, error) {
-	encoded, err := statuses.Encode()
+func (l *Lists) build(li *list, p published, signer *keyring.Version) ([]byte, error) {
+	l.mu.Lock()
+	stored, revoked := li.entry, li.revoked.clone()
+	p.version, p.builtAt = li.version, l.clock()
+	l.mu.Unlock()
+
+	encoded, err := statuses(stored, &revoked, p.continues).Encode()
 	if err != nil {
 		return nil, fmt.Errorf("build status list: %w", err)
 	}
 	signed, err := signer.Sign(format.StatusListType, &format.StatusListClaims{
 		RegisteredClaims: jwt.RegisteredClaims{
-			Subject:   uri,
-			IssuedAt:  jwt.NewNumericDate(now),
-			ExpiresAt: jwt.NewNumericDate(now.Add(settings.Lifetime)),
+			Subject:   URI(stored.Issuer, stored.ID),
+			IssuedAt:  jwt.NewNumericDate(p.builtAt),
+			ExpiresAt: jwt.NewNumericDate(p.builtAt.Add(p.settings.Lifetime)),
 		},
-		TTL:        int64(settings.TTL.Seconds()),
-		StatusList: format.EncodedStatusList{Bits: statuses.Bits(), List: encoded},
+		TTL:        int64(p.settings.TTL.Seconds()),
+		StatusList: format.EncodedStatusList{Bits: 1, List: encoded},
 	})
-	return []byte(signed), err
-}
-
-// Tidy removes the lists on which every token has expired, and reports how
-// many.
-func (l *Lists) Tidy(ctx context.Context, storage logical.Storage) (removed int, err error) {
-	expired, err := l.takeExpired(ctx, storage)
 	if err != nil {
-		return 0, err
-	}
-	for _, id := range expired {
-		if err := l.remove(ctx, storage, id); err != nil {
-			l.stale.Store(true) // what is left is read again, and removed next time
-			return removed, err
-		}
-		removed++
-	}
-	return removed, nil
-}
-
-// takeExpired removes expired lists from memory, so that no token can join them
-// any more, and returns their ids.
-func (l *Lists) takeExpired(ctx context.Context, storage logical.Storage) ([]string, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if err := l.load(ctx, storage); err != nil {
 		return nil, err
 	}
-	var ids []string
-	for id, known := range l.byID {
-		// With a margin, for revocations that are under way.
-		if l.clock().Before(known.Until.Add(tidyMargin)) {
-			continue
-		}
-		ids = append(ids, id)
-		delete(l.byID, id)
-		if l.current[known.Owner] == known {
-			delete(l.current, known.Owner)
-		}
-	}
-	return ids, nil
+	p.body = []byte(signed)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.change(li, func() { li.published = &p })
+	l.shrink()
+	return p.body, nil
 }
 
-// remove deletes a list from the storage, itself last, so that a crash in
-// between leaves what the next run finds.
-func (l *Lists) remove(ctx context.Context, storage logical.Storage, id string) error {
-	indexes, err := l.revocations.List(ctx, storage, id+"/")
-	if err != nil {
-		return err
+// statuses returns the bits of a list. An index that was not given out, and will
+// not be, is revoked.
+func statuses(of *entry, revoked *bits, continues bool) *format.StatusList {
+	valid := of.reserved()
+	if continues {
+		valid = of.Size
 	}
-	for _, index := range indexes {
-		if err := l.revocations.Delete(ctx, storage, id+"/"+index); err != nil {
-			return err
-		}
+	all := format.NewStatusList(listSize, 1)
+	for i := valid; i < listSize; i++ {
+		all.Set(i, format.StatusInvalid)
 	}
-	return l.entries.Delete(ctx, storage, id)
+	revoked.each(func(i int) { all.Set(i, format.StatusInvalid) })
+	return all
 }

@@ -1,18 +1,26 @@
-// Package statuslist gives every JWT a bit in a Token Status List
+// Package statuslist gives tokens a bit in a Token Status List
 // (draft-ietf-oauth-status-list) and remembers which of them are revoked.
+//
+// Lists are shared by roles: what a verifier has to fetch grows with the live
+// tokens, not with the roles. A role reserves a block of indexes with one write
+// of the list's entry, small blocks first, and gives them out from memory.
+//
+// A list belongs to the instance of the engine that made it: no other one, and
+// not the same one after a restart, reserves indexes on it. So an index cannot be
+// given out twice, whoever writes last. To every other instance, an index that is
+// in no block was never given out, and reads as revoked.
 package statuslist
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
-	"strconv"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
+	"github.com/hashicorp/golang-lru/v2/simplelru"
 	"github.com/hashicorp/vault/sdk/logical"
 
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/store"
@@ -20,40 +28,27 @@ import (
 )
 
 const (
-	listPrefix    = "list/"
-	revokedPrefix = "revoked/"
+	listPrefix     = "list/"
+	revokedPrefix  = "revoked/"
+	instancePrefix = "instance/"
+	instanceName   = "current"
 
-	// listSize is how many tokens share a list: 16 KiB before compression.
+	// listSize is how many bits a list has: 16 KiB before compression.
 	listSize = 1 << 17
-	// blockSize is how many indexes one write reserves.
-	blockSize = 1 << 12
-	// reserveAhead is how far beyond the need a list's Until is written.
-	reserveAhead = 10 * time.Minute
-)
 
-// entry is one status list as stored. All its tokens are of one role, name one
-// issuer and are signed with one key, which signs the list as well.
-type entry struct {
-	ID string `json:"id"`
-	Owner
-	CreatedAt time.Time `json:"created_at"`
-	// Reserved indexes, from zero, may be in use; the rest are not.
-	Reserved int `json:"reserved"`
-	// Until bounds the tokens on the list: none of them expires later.
-	Until time.Time `json:"until"`
-}
+	cachedLists     = 1 << 14
+	cachedListBytes = 64 << 20
+	listOverhead    = 512 // bytes that a list takes in memory besides what it holds
+
+	// relistAfter is how old the knowledge may be of which lists exist, when a
+	// list is asked for that is not known.
+	relistAfter = 30 * time.Second
+)
 
 // Owner is what the tokens of a list have in common.
 type Owner struct {
-	Role   string `json:"role"`
 	Key    string `json:"key"`
 	Issuer string `json:"issuer"`
-}
-
-// Revocation is the entry of one revoked JWT.
-type Revocation struct {
-	TokenID   string    `json:"token_id"`
-	RevokedAt time.Time `json:"revoked_at"`
 }
 
 // Ref refers to a token's bit: an index in a list.
@@ -62,230 +57,451 @@ type Ref struct {
 	Index int
 }
 
-// Lists is all status lists of a mount, held in memory once loaded.
+// Status is what is known of a token's bit.
+type Status int
+
+// The statuses of a bit.
+const (
+	Valid    Status = iota
+	Revoked         // by an entry of its own
+	NotGiven        // the index was never given out, or its list is gone
+)
+
+// Lists is all status lists of a mount. Each is loaded when it is asked for.
 type Lists struct {
 	entries     store.Entries[entry]
-	revocations store.Entries[Revocation] // named by revocationName
+	revocations store.Entries[Revocation] // named list/revocationName
+	instances   *store.Store[instance]
 	clock       func() time.Time
 	random      io.Reader
+	follows     func() bool
 
-	stale atomic.Bool // what is in memory may be older than the storage
+	mu        sync.Mutex // of all that follows; never held during I/O
+	instance  string     // of this engine; "" before it has made a list
+	known     map[string]*horizon
+	knownAt   time.Time
+	writers   map[Owner]*writer
+	loaded    *simplelru.LRU[string, *list]
+	bytes     int // of the loaded lists
+	loading   map[string]*loading
+	orphansAt time.Time // when revocations without a list were last looked for
 
-	mu      sync.Mutex
-	byID    map[string]*list
-	current map[Owner]*list // the list that new tokens join
+	relist chan struct{} // held by who lists the ids
+}
+
+// horizon is what is remembered of each list that exists.
+type horizon struct {
+	until time.Time // zero before its entry was read
+	swept time.Time // when expired revocations were last removed
+}
+
+// instance is the stored id of the engine that makes lists now.
+type instance struct {
+	ID        string    `json:"id"`
+	StartedAt time.Time `json:"started_at"`
 }
 
 // list is one status list in memory.
 type list struct {
-	entry
-	free      []int // reserved and not given out, in random order
-	statuses  *format.StatusList
-	version   int        // of the statuses; counts changes
-	published *published // nil before the first time
+	entry   *entry // replaced as a whole; see setEntry
+	size    int    // of the entry in memory, in bytes
+	revoked bits
+	// unsure are revoked indexes of which the storage may or may not know: the
+	// write failed, perhaps after it took effect.
+	unsure    map[int]bool
+	version   int // counts changes of what is published
+	published *published
 	building  sync.Mutex // held while the list is signed
 }
 
-func newList(stored entry) *list {
-	return &list{entry: stored, statuses: format.NewStatusList(listSize, 1)}
+func newList(stored *entry) *list {
+	li := &list{}
+	li.setEntry(stored)
+	return li
 }
 
-// New returns the lists of a mount; they are loaded on first use.
-func New(clock func() time.Time, random io.Reader) *Lists {
+func (li *list) setEntry(stored *entry) {
+	li.entry = stored
+	li.size = listOverhead + 16*len(stored.Blocks)
+	for _, role := range stored.Roles {
+		li.size += 16 + len(role)
+	}
+}
+
+// bytes is about what the list takes in memory.
+func (li *list) bytes() int {
+	n := li.size + li.revoked.bytes()
+	if li.published != nil {
+		n += len(li.published.body)
+	}
+	return n
+}
+
+// loading is one load of a list, which those who ask for it share.
+type loading struct {
+	done chan struct{} // closed when list and err are set
+	list *list
+	err  error
+}
+
+// New returns the lists of a mount. follows reports whether this node only
+// follows the writes of another, whose instance it then reads from the storage.
+func New(clock func() time.Time, random io.Reader, follows func() bool) *Lists {
 	l := &Lists{
-		entries:     store.Entries[entry]{Prefix: listPrefix},
-		revocations: store.Entries[Revocation]{Prefix: revokedPrefix},
+		entries:     store.Entries[entry]{Prefix: listPrefix, Format: 1},
+		revocations: store.Entries[Revocation]{Prefix: revokedPrefix, Format: 1},
+		instances:   store.New(store.Entries[instance]{Prefix: instancePrefix, Format: 1}, store.Options{MaxEntries: 1, MaxAbsent: 1}),
 		clock:       clock,
 		random:      random,
+		follows:     follows,
+		writers:     map[Owner]*writer{},
+		loading:     map[string]*loading{},
+		relist:      make(chan struct{}, 1),
 	}
-	l.stale.Store(true)
+	var err error
+	l.loaded, err = simplelru.NewLRU[string, *list](cachedLists, nil)
+	if err != nil {
+		panic(err) // a size below one is a mistake in the program
+	}
 	return l
 }
 
-// Invalidate drops what is in memory when a storage key changed elsewhere.
+// Begin stores the id of this instance, so that nodes which follow know that
+// lists of the one before are not continued. The first list that is made does it
+// too, if it has not been done by then.
+func (l *Lists) Begin(ctx context.Context, storage logical.Storage) error {
+	_, err := l.begin(ctx, storage)
+	return err
+}
+
+func (l *Lists) begin(ctx context.Context, storage logical.Storage) (id string, err error) {
+	defer l.instances.Lock(instanceName)() // one id, whoever comes first
+	l.mu.Lock()
+	id = l.instance
+	l.mu.Unlock()
+	if id != "" {
+		return id, nil
+	}
+	if id, err = format.NewID(l.random); err != nil {
+		return "", err
+	}
+	if err := l.instances.Put(ctx, storage, instanceName, &instance{ID: id, StartedAt: l.clock()}); err != nil {
+		return "", err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.instance = id
+	return id, nil
+}
+
+// continues reports whether more indexes of a list can still be given out, by
+// this engine or by the one that this node follows.
+func (l *Lists) continues(ctx context.Context, storage logical.Storage, of *entry) (bool, error) {
+	if !l.follows() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		return of.Instance != "" && of.Instance == l.instance, nil
+	}
+	current, err := l.instances.Get(ctx, storage, instanceName)
+	return current != nil && of.Instance == current.ID, err
+}
+
+// Invalidate follows the change of a storage key elsewhere. It touches one list,
+// and reads nothing.
 func (l *Lists) Invalidate(key string) bool {
-	ours := strings.HasPrefix(key, listPrefix) || strings.HasPrefix(key, revokedPrefix)
-	if ours {
-		l.stale.Store(true)
+	if l.instances.Invalidate(key) {
+		return true
 	}
-	return ours
-}
-
-// Reserve returns an unused bit for a token that lives until expires. It writes the
-// storage once per block of indexes, not once per token.
-func (l *Lists) Reserve(ctx context.Context, storage logical.Storage, owner Owner, expires time.Time) (Ref, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if err := l.load(ctx, storage); err != nil {
-		return Ref{}, err
-	}
-	current := l.current[owner]
-	if current == nil || len(current.free) == 0 || expires.After(current.Until) {
-		var err error
-		if current, err = l.extend(ctx, storage, owner, current, expires); err != nil {
-			return Ref{}, err
+	if id, ok := strings.CutPrefix(key, listPrefix); ok {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.forget(id)
+		if l.known != nil {
+			l.known[id] = &horizon{} // it may exist
 		}
+		return true
 	}
-	last := len(current.free) - 1
-	index := current.free[last]
-	current.free = current.free[:last]
-	return Ref{List: current.ID, Index: index}, nil
-}
-
-// extend makes room on the current list, or starts a new one, and persists
-// that before anything is given out. l.mu is held.
-func (l *Lists) extend(ctx context.Context, storage logical.Storage, owner Owner, current *list, expires time.Time) (*list, error) {
-	if current == nil || len(current.free) == 0 && current.Reserved >= listSize {
-		id, err := format.NewID(l.random)
+	if rest, ok := strings.CutPrefix(key, revokedPrefix); ok {
+		id, name, _ := strings.Cut(rest, "/")
+		index, _, err := parseRevocationName(name)
+		l.mu.Lock()
+		defer l.mu.Unlock()
 		if err != nil {
-			return nil, err
+			l.forget(id)
+			return true
 		}
-		current = newList(entry{ID: id, Owner: owner, CreatedAt: l.clock()})
+		l.markRevoked(id, index, false)
+		return true
 	}
-	next := current.entry
-	var block []int
-	if len(current.free) == 0 {
-		// In random order, so that an index does not show when its token was
-		// issued.
-		block = rand.Perm(min(blockSize, listSize-next.Reserved))
-		for i := range block {
-			block[i] += next.Reserved
+	return false
+}
+
+// forget drops a list from memory. If it is one of this instance, somebody else
+// has written it: nothing more is given out on it. l.mu is held.
+func (l *Lists) forget(id string) {
+	delete(l.loading, id)
+	if li, ok := l.loaded.Peek(id); ok {
+		l.bytes -= li.bytes()
+		l.loaded.Remove(id)
+	}
+	for _, w := range l.writers {
+		if w.list != nil && w.list.entry.ID == id {
+			w.list, w.open = nil, nil
 		}
-		next.Reserved += len(block)
 	}
-	if expires.After(next.Until) {
-		next.Until = expires.Add(reserveAhead)
-	}
-	if err := l.entries.Put(ctx, storage, next.ID, &next); err != nil {
-		return nil, err
-	}
-	current.entry = next
-	current.free = append(current.free, block...)
-	l.byID[current.ID] = current
-	l.current[owner] = current
-	return current, nil
 }
 
-// Revoke marks a token as revoked, with one entry, and reports whether there
-// was anything to do: not if it is revoked already, or on a list that is gone,
-// on which all tokens have expired.
-//
-// An index that was never reserved is revoked too: after a snapshot was restored,
-// the storage does not know what was given out since.
-func (l *Lists) Revoke(ctx context.Context, storage logical.Storage, ref Ref, tokenID string) (bool, error) {
-	if todo, err := l.revocable(ctx, storage, ref); err != nil || !todo {
-		return false, err
+// inMemory returns a list if it is loaded; l.mu is held.
+func (l *Lists) inMemory(id string) *list {
+	if li, ok := l.loaded.Get(id); ok {
+		return li
 	}
-	err := l.revocations.Put(ctx, storage, revocationName(ref), &Revocation{TokenID: tokenID, RevokedAt: l.clock()})
-	if err != nil {
-		return false, err
-	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if known := l.byID[ref.List]; known != nil {
-		known.markRevoked(ref.Index)
-	}
-	return true, nil
-}
-
-func (l *Lists) revocable(ctx context.Context, storage logical.Storage, ref Ref) (bool, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if err := l.load(ctx, storage); err != nil {
-		return false, err
-	}
-	known := l.byID[ref.List]
-	if known == nil {
-		return false, nil
-	}
-	status, ok := known.statuses.Get(ref.Index)
-	return ok && status == format.StatusValid, nil
-}
-
-// markRevoked sets the status of an index, and keeps it from being given out.
-func (of *list) markRevoked(index int) bool {
-	if !of.statuses.Set(index, format.StatusInvalid) {
-		return false
-	}
-	of.version++
-	if index >= of.Reserved {
-		of.Reserved = index + 1
-	}
-	return true
-}
-
-// Status returns the token's role and whether it is revoked.
-// An index that was not given out counts as revoked, as does one on a list that
-// is gone: lists outlive their tokens.
-func (l *Lists) Status(ctx context.Context, storage logical.Storage, ref Ref) (role string, revoked bool, err error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if err := l.load(ctx, storage); err != nil {
-		return "", true, err
-	}
-	known := l.byID[ref.List]
-	if known == nil || ref.Index >= known.Reserved {
-		return "", true, nil
-	}
-	status, ok := known.statuses.Get(ref.Index)
-	return known.Role, !ok || status != format.StatusValid, nil
-}
-
-// load reads all lists and revocations, unless memory is current. l.mu is held.
-func (l *Lists) load(ctx context.Context, storage logical.Storage) error {
-	if !l.stale.Swap(false) {
-		return nil
-	}
-	byID, current, err := l.read(ctx, storage)
-	if err != nil {
-		l.stale.Store(true)
-		return err
-	}
-	l.byID, l.current = byID, current
 	return nil
 }
 
-func (l *Lists) read(ctx context.Context, storage logical.Storage) (byID map[string]*list, current map[Owner]*list, err error) {
-	ids, err := l.entries.List(ctx, storage, "")
-	if err != nil {
-		return nil, nil, err
+// keep adds a list to what is loaded, within the bounds. A list that is being
+// filled stays, whatever it takes; l.mu is held.
+func (l *Lists) keep(li *list) {
+	if old, ok := l.loaded.Peek(li.entry.ID); ok {
+		l.bytes -= old.bytes()
 	}
-	byID, current = map[string]*list{}, map[Owner]*list{}
-	for _, id := range ids {
-		read, err := l.readList(ctx, storage, id)
-		if err != nil {
-			return nil, nil, err
-		}
-		if read == nil {
-			continue // removed since it was listed
-		}
-		byID[id] = read
-		// What was reserved before and not given out is lost, on purpose: nothing
-		// distinguishes it from what was given out.
-		if newest := current[read.Owner]; read.Reserved < listSize && (newest == nil || read.CreatedAt.After(newest.CreatedAt)) {
-			current[read.Owner] = read
-		}
-	}
-	return byID, current, nil
+	l.loaded.Add(li.entry.ID, li)
+	l.bytes += li.bytes()
+	l.shrink()
 }
 
-func (l *Lists) readList(ctx context.Context, storage logical.Storage, id string) (*list, error) {
+func (l *Lists) shrink() {
+	for range l.loaded.Len() {
+		id, oldest, ok := l.loaded.GetOldest()
+		if !ok || l.bytes <= cachedListBytes && l.loaded.Len() < cachedLists {
+			return
+		}
+		if l.beingFilled(oldest) {
+			l.loaded.Get(id) // look at the next one first
+			continue
+		}
+		l.bytes -= oldest.bytes()
+		l.loaded.Remove(id)
+	}
+}
+
+func (l *Lists) beingFilled(li *list) bool {
+	w := l.writers[li.entry.Owner]
+	return w != nil && w.list == li
+}
+
+// change lets a list change in memory, and follows what it takes; l.mu is held.
+func (l *Lists) change(li *list, change func()) {
+	before := li.bytes()
+	change()
+	if kept, ok := l.loaded.Peek(li.entry.ID); ok && kept == li {
+		l.bytes += li.bytes() - before
+	}
+}
+
+// markRevoked sets a bit in memory, if the list is there; a load that is under
+// way may have missed it, and is not joined any more. l.mu is held.
+func (l *Lists) markRevoked(id string, index int, unsure bool) {
+	delete(l.loading, id)
+	li := l.inMemory(id)
+	if li == nil {
+		return
+	}
+	l.change(li, func() {
+		if li.revoked.add(index) {
+			li.version++
+		}
+		switch {
+		case unsure && li.unsure == nil:
+			li.unsure = map[int]bool{index: true}
+		case unsure:
+			li.unsure[index] = true
+		default:
+			delete(li.unsure, index)
+		}
+	})
+}
+
+// Revoke marks a token that lives until expires as revoked, with one entry, and
+// reports whether there was anything to do: not if it has its entry already.
+//
+// It needs nothing to be loaded, nor the list to be known: after a failover or a
+// restored snapshot this node may not know it yet.
+func (l *Lists) Revoke(ctx context.Context, storage logical.Storage, ref Ref, tokenID string, expires time.Time) (bool, error) {
+	if !format.ValidID(ref.List) || ref.Index < 0 || ref.Index >= listSize {
+		return false, fmt.Errorf("status list %q has no index %d", ref.List, ref.Index)
+	}
+	l.mu.Lock()
+	li := l.inMemory(ref.List)
+	done := li != nil && li.revoked.has(ref.Index) && !li.unsure[ref.Index]
+	l.mu.Unlock()
+	if done {
+		return false, nil
+	}
+	name := ref.List + "/" + revocationName(ref.Index, expires)
+	err := l.revocations.Put(ctx, storage, name, &Revocation{TokenID: tokenID, RevokedAt: l.clock()})
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.markRevoked(ref.List, ref.Index, err != nil)
+	return err == nil, err
+}
+
+// Status returns the role that reserved a token's bit, "" if none did, and what
+// is known of the bit. Its list is loaded if it is not in memory.
+func (l *Lists) Status(ctx context.Context, storage logical.Storage, ref Ref) (role string, status Status, err error) {
+	li, err := l.get(ctx, storage, ref.List)
+	if err != nil || li == nil {
+		return "", NotGiven, err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	from := 0
+	for _, b := range li.entry.Blocks {
+		if ref.Index >= from && ref.Index < from+b.size {
+			role = li.entry.Roles[b.role]
+			break
+		}
+		from += b.size
+	}
+	switch {
+	case ref.Index >= 0 && ref.Index < listSize && li.revoked.has(ref.Index):
+		return role, Revoked, nil
+	case role == "":
+		return "", NotGiven, nil
+	}
+	return role, Valid, nil
+}
+
+// get returns a list, or nil if there is none.
+func (l *Lists) get(ctx context.Context, storage logical.Storage, id string) (*list, error) {
+	l.mu.Lock()
+	li := l.inMemory(id)
+	l.mu.Unlock()
+	if li != nil {
+		return li, nil
+	}
+	if exists, err := l.exists(ctx, storage, id); err != nil || !exists {
+		return nil, err
+	}
+	l.mu.Lock()
+	if li := l.inMemory(id); li != nil {
+		l.mu.Unlock()
+		return li, nil
+	}
+	if under := l.loading[id]; under != nil {
+		l.mu.Unlock()
+		select {
+		case <-under.done:
+			return under.list, under.err
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+	this := &loading{done: make(chan struct{}), err: errors.New("loading the status list panicked")}
+	l.loading[id] = this
+	l.mu.Unlock()
+
+	defer func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		if l.loading[id] == this { // nothing has changed meanwhile
+			delete(l.loading, id)
+			switch {
+			case this.err != nil:
+			case this.list != nil:
+				l.keep(this.list)
+			default:
+				delete(l.known, id) // it was removed
+			}
+		}
+		close(this.done)
+	}()
+	this.list, this.err = l.read(context.WithoutCancel(ctx), storage, id)
+	return this.list, this.err
+}
+
+// exists reports whether there is a list of this id. What lists there are is
+// known from one listing, so that made-up ids cost nothing.
+func (l *Lists) exists(ctx context.Context, storage logical.Storage, id string) (bool, error) {
+	if known, fresh := l.isKnown(id); known || fresh {
+		return known, nil
+	}
+	select {
+	case l.relist <- struct{}{}:
+	case <-ctx.Done():
+		return false, ctx.Err()
+	}
+	defer func() { <-l.relist }()
+	if known, fresh := l.isKnown(id); known || fresh {
+		return known, nil // listed while this call waited
+	}
+	_, err := l.listIDs(ctx, storage)
+	known, _ := l.isKnown(id)
+	return known, err
+}
+
+func (l *Lists) isKnown(id string) (known, fresh bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	age := l.clock().Sub(l.knownAt)
+	return l.known[id] != nil, l.known != nil && age >= 0 && age < relistAfter
+}
+
+// listIDs returns the ids of all lists. Ids that became known during the listing
+// stay known.
+func (l *Lists) listIDs(ctx context.Context, storage logical.Storage) ([]string, error) {
+	ids, err := l.entries.List(ctx, storage, "")
+	if err != nil {
+		return nil, err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.known == nil {
+		l.known = map[string]*horizon{}
+	}
+	for _, id := range ids {
+		if l.known[id] == nil {
+			l.known[id] = &horizon{}
+		}
+	}
+	l.knownAt = l.clock()
+	return ids, nil
+}
+
+// read loads a list from the storage: two operations.
+func (l *Lists) read(ctx context.Context, storage logical.Storage, id string) (*list, error) {
 	stored, err := l.entries.Read(ctx, storage, id)
 	if err != nil || stored == nil {
 		return nil, err
 	}
-	read := newList(*stored)
-	indexes, err := l.revocations.List(ctx, storage, id+"/")
+	names, err := l.revocations.List(ctx, storage, id+"/")
 	if err != nil {
 		return nil, err
 	}
-	for _, s := range indexes {
-		index, err := strconv.Atoi(s)
-		if err != nil || !read.markRevoked(index) {
-			return nil, fmt.Errorf("status list %s has a revocation at %q", id, s)
+	li := newList(stored)
+	for _, name := range names {
+		index, _, err := parseRevocationName(name)
+		if err != nil {
+			return nil, fmt.Errorf("status list %s: %w", id, err)
 		}
+		li.revoked.add(index)
 	}
-	return read, nil
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if h := l.known[id]; h != nil {
+		h.until = stored.Until
+	}
+	return li, nil
 }
 
-func revocationName(ref Ref) string { return ref.List + "/" + strconv.Itoa(ref.Index) }
+// Counts are figures of the status lists for operators.
+type Counts struct {
+	Lists, Loaded, LoadedBytes int
+}
+
+// Counts returns how many lists are known and loaded.
+func (l *Lists) Counts() Counts {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return Counts{Lists: len(l.known), Loaded: l.loaded.Len(), LoadedBytes: l.bytes}
+}

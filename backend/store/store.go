@@ -4,8 +4,10 @@ package store
 
 import (
 	"context"
+	"errors"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/hashicorp/golang-lru/v2/simplelru"
 	"github.com/hashicorp/vault/sdk/helper/locksutil"
@@ -16,29 +18,61 @@ import (
 // shared: treat them as immutable, and Put a changed copy.
 type Store[V any] struct {
 	Entries[V]
-	locks []*locksutil.LockEntry
+	options Options
+	locks   []*locksutil.LockEntry
 
 	mu      sync.Mutex
-	cache   *simplelru.LRU[string, *V]
-	loading map[string][]*load // reads of the storage under way, by name
+	cache   *simplelru.LRU[string, cached[V]]
+	bytes   int // of the entries in the cache, as stored
+	absent  *simplelru.LRU[string, time.Time]
+	loading map[string]*load[V] // reads of the storage under way, by name
 }
 
-// load is one read of the storage. It is stale if the name changed meanwhile: what
-// was read must not enter the cache then.
-type load struct{ stale bool }
+// Options bound a cache.
+type Options struct {
+	MaxEntries int
+	MaxBytes   int // of the entries as stored; decoded they take some three times as much
+	// MaxAbsent is how many names without a value are remembered, so that a flood
+	// of them costs few reads, and a name without a value as much time as one with
+	// a value. They never push a value out.
+	MaxAbsent int
+	// MaxAge returns how long a value may be cached, 0 for no limit. A node that
+	// only follows another's writes needs one: what tells it of a change can be
+	// lost. Nil is no limit.
+	MaxAge func() time.Duration
+	Clock  func() time.Time // needed with MaxAge
+}
 
-// New returns a store of entries, which caches at most size values.
-func New[V any](entries Entries[V], size int) *Store[V] {
-	cache, err := simplelru.NewLRU[string, *V](size, nil)
+type cached[V any] struct {
+	value *V
+	size  int
+	at    time.Time
+}
+
+// load is one read of the storage, which those who ask for the name share.
+type load[V any] struct {
+	done  chan struct{} // closed when value and err are set
+	value *V
+	err   error
+}
+
+// New returns a store of entries.
+func New[V any](entries Entries[V], options Options) *Store[V] {
+	s := &Store[V]{
+		Entries: entries,
+		options: options,
+		locks:   locksutil.CreateLocks(),
+		loading: map[string]*load[V]{},
+	}
+	var err error
+	s.cache, err = simplelru.NewLRU(options.MaxEntries, func(_ string, c cached[V]) { s.bytes -= c.size })
+	if err == nil && options.MaxAbsent > 0 {
+		s.absent, err = simplelru.NewLRU[string, time.Time](options.MaxAbsent, nil)
+	}
 	if err != nil {
 		panic(err) // a size below one is a mistake in the program
 	}
-	return &Store[V]{
-		Entries: entries,
-		locks:   locksutil.CreateLocks(),
-		cache:   cache,
-		loading: map[string][]*load{},
-	}
+	return s
 }
 
 // Lock takes the write lock of a name and returns what releases it. Hold it
@@ -50,42 +84,101 @@ func (s *Store[V]) Lock(name string) (unlock func()) {
 }
 
 // Get returns the value, or nil if there is none. It reads the storage at most
-// once, and not at all when the value is cached. Absence is not cached, so
-// that look-ups of made-up names cannot push real values out.
+// once, together with all who ask for the name at the time, and not at all when
+// the answer is cached.
 func (s *Store[V]) Get(ctx context.Context, storage logical.Storage, name string) (*V, error) {
 	s.mu.Lock()
-	if value, ok := s.cache.Get(name); ok {
+	if value, ok := s.known(name); ok {
 		s.mu.Unlock()
 		return value, nil
 	}
-	this := &load{}
-	s.loading[name] = append(s.loading[name], this)
+	if under := s.loading[name]; under != nil {
+		s.mu.Unlock()
+		select {
+		case <-under.done:
+			return under.value, under.err
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+	this := &load[V]{done: make(chan struct{}), err: errors.New("reading the storage panicked")}
+	s.loading[name] = this
 	s.mu.Unlock()
 
-	value, err := s.Read(ctx, storage, name)
+	size := 0
+	defer func() { s.finish(name, this, size) }()
+	ctx, cancel := detach(ctx) // others may wait for it
+	defer cancel()
+	this.value, size, this.err = s.read(ctx, storage, name)
+	return this.value, this.err
+}
 
+// known returns what the cache has of a name; s.mu is held.
+func (s *Store[V]) known(name string) (value *V, ok bool) {
+	if c, ok := s.cache.Get(name); ok && s.young(c.at) {
+		return c.value, true
+	}
+	if s.absent == nil {
+		return nil, false
+	}
+	at, ok := s.absent.Get(name)
+	return nil, ok && s.young(at)
+}
+
+func (s *Store[V]) young(at time.Time) bool {
+	if s.options.MaxAge == nil {
+		return true
+	}
+	limit := s.options.MaxAge()
+	age := s.options.Clock().Sub(at)
+	return limit == 0 || age >= 0 && age < limit
+}
+
+func (s *Store[V]) now() time.Time {
+	if s.options.Clock == nil {
+		return time.Time{}
+	}
+	return s.options.Clock()
+}
+
+// finish ends a load. Its result enters the cache, unless the name changed
+// meanwhile: drop took the load out of s.loading then.
+func (s *Store[V]) finish(name string, done *load[V], size int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.finish(name, this)
-	if err != nil || value == nil {
-		return nil, err
+	if s.loading[name] == done {
+		delete(s.loading, name)
+		switch {
+		case done.err != nil:
+		case done.value != nil:
+			s.add(name, done.value, size)
+		case s.absent != nil:
+			s.absent.Add(name, s.now())
+		}
 	}
-	if !this.stale {
-		s.cache.Add(name, value)
+	close(done.done)
+}
+
+// add caches a value; s.mu is held.
+func (s *Store[V]) add(name string, value *V, size int) {
+	s.cache.Remove(name)
+	s.bytes += size
+	s.cache.Add(name, cached[V]{value, size, s.now()})
+	for s.options.MaxBytes > 0 && s.bytes > s.options.MaxBytes {
+		s.cache.RemoveOldest()
 	}
-	return value, nil
 }
 
 // Put writes the value. On an error the storage may hold either the old or the
 // new one; the cache then holds neither.
 func (s *Store[V]) Put(ctx context.Context, storage logical.Storage, name string, value *V) error {
-	err := s.Entries.Put(ctx, storage, name, value)
+	size, err := s.put(ctx, storage, name, value)
 
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.drop(name)
 	if err == nil {
-		s.cache.Add(name, value)
+		s.add(name, value, size)
 	}
 	return err
 }
@@ -112,27 +205,20 @@ func (s *Store[V]) Invalidate(key string) bool {
 	return true
 }
 
-// drop forgets a name; s.mu is held.
-func (s *Store[V]) drop(name string) {
-	s.cache.Remove(name)
-	for _, load := range s.loading[name] {
-		load.stale = true
-	}
+// Cached returns how many values are cached, and how many bytes they take in the
+// storage.
+func (s *Store[V]) Cached() (entries, bytes int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.cache.Len(), s.bytes
 }
 
-// finish ends one load of a name; s.mu is held.
-func (s *Store[V]) finish(name string, done *load) {
-	loads := s.loading[name]
-	for i, load := range loads {
-		if load == done {
-			loads[i] = loads[len(loads)-1]
-			loads = loads[:len(loads)-1]
-			break
-		}
+// drop forgets a name. Who asks from now on does not join a load that is under
+// way, since it may have seen the old value; s.mu is held.
+func (s *Store[V]) drop(name string) {
+	s.cache.Remove(name)
+	if s.absent != nil {
+		s.absent.Remove(name)
 	}
-	if len(loads) == 0 {
-		delete(s.loading, name)
-		return
-	}
-	s.loading[name] = loads
+	delete(s.loading, name)
 }

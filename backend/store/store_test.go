@@ -40,10 +40,10 @@ func TestReadDuringChange(t *testing.T) {
 	for name, change := range changes {
 		t.Run(name, func(t *testing.T) {
 			storage := &logical.InmemStorage{}
-			if err := New(Entries[value]{Prefix: "kind/"}, 8).Put(ctx, storage, "a", &value{1}); err != nil {
+			if err := New(Entries[value]{Prefix: "kind/"}, Options{MaxEntries: 8}).Put(ctx, storage, "a", &value{1}); err != nil {
 				t.Fatal(err)
 			}
-			s := New(Entries[value]{Prefix: "kind/"}, 8)
+			s := New(Entries[value]{Prefix: "kind/"}, Options{MaxEntries: 8})
 			slow := &gate{storage, make(chan struct{}), make(chan struct{})}
 			var reader sync.WaitGroup
 			reader.Go(func() { s.Get(ctx, slow, "a") })
@@ -73,14 +73,14 @@ func TestUndecodableIsAnError(t *testing.T) {
 	if err := storage.Put(ctx, &logical.StorageEntry{Key: "kind/a", Value: []byte("{")}); err != nil {
 		t.Fatal(err)
 	}
-	if got, err := New(Entries[value]{Prefix: "kind/"}, 8).Get(ctx, storage, "a"); err == nil {
+	if got, err := New(Entries[value]{Prefix: "kind/"}, Options{MaxEntries: 8}).Get(ctx, storage, "a"); err == nil {
 		t.Errorf("read %v without an error", got)
 	}
 }
 
 func TestCacheIsBounded(t *testing.T) {
 	ctx, storage := context.Background(), &logical.InmemStorage{}
-	s := New(Entries[value]{Prefix: "kind/"}, 8)
+	s := New(Entries[value]{Prefix: "kind/"}, Options{MaxEntries: 8})
 	for n := range 100 {
 		name := string(rune('A' + n))
 		if err := s.Put(ctx, storage, name, &value{n}); err != nil {

@@ -28,12 +28,13 @@ const (
 	Expired   Reason = "expired"
 	Revoked   Reason = "revoked"
 	NotYet    Reason = "not valid yet"
+	NotGiven  Reason = "not known to have been issued"
 	CheckFail Reason = "check failed"
 )
 
 // found is a presented token after authentication. Either reason is set, or the
-// token is live and one of record and claims is; of a JWT that is not valid yet,
-// both are.
+// token is live and one of record and claims is. Of a JWT that is not valid yet,
+// or not known to have been issued, reason and claims are: it can be revoked.
 type found struct {
 	reason Reason
 	record *Record
@@ -89,12 +90,14 @@ func (t *Tokens) findJWT(ctx context.Context, storage logical.Storage, text stri
 	}
 	reference := claims.Status.StatusList
 	ref := statuslist.Ref{List: reference.URI[strings.LastIndexByte(reference.URI, '/')+1:], Index: reference.Index}
-	role, revoked, err := t.lists.Status(ctx, storage, ref)
-	if err != nil {
+	role, status, err := t.lists.Status(ctx, storage, ref)
+	switch {
+	case err != nil:
 		return found{}, err
-	}
-	if revoked {
+	case status == statuslist.Revoked:
 		return found{reason: Revoked}, nil
+	case status == statuslist.NotGiven:
+		reason = NotGiven
 	}
 	return found{reason: reason, claims: claims, ref: ref, role: role}, nil
 }

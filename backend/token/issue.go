@@ -130,8 +130,8 @@ func (t *Tokens) issueJWT(ctx context.Context, storage logical.Storage, issued *
 	if issued.ID, err = format.NewID(t.random); err != nil {
 		return err
 	}
-	owner := statuslist.Owner{Role: r.Name, Key: r.Key, Issuer: c.Issuer}
-	if issued.Ref, err = t.lists.Reserve(ctx, storage, owner, issued.ExpiresAt); err != nil {
+	owner := statuslist.Owner{Key: r.Key, Issuer: c.Issuer}
+	if issued.Ref, err = t.lists.Reserve(ctx, storage, owner, r.Name, issued.ExpiresAt); err != nil {
 		return err
 	}
 	signed, err := version.Sign(format.AccessTokenType, claimsOf(issued, r, c.Issuer, extra))

@@ -79,7 +79,7 @@ func newRecords(clock func() time.Time) *records {
 		Prefix: recordPrefix,
 		Path:   func(id string) string { return shardOf(id) + "/" + id },
 	}
-	return &records{Store: store.New(entries, cachedRecords), caps: newCaps(clock)}
+	return &records{Store: store.New(entries, store.Options{MaxEntries: cachedRecords}), caps: newCaps(clock)}
 }
 
 // invalidate drops what is cached of a storage key that changed elsewhere.
