@@ -6,7 +6,6 @@ import (
 	"net/http"
 	"runtime/debug"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/vault/sdk/framework"
@@ -32,7 +31,6 @@ type tokensBackend struct {
 	*framework.Backend
 	engine     *backend.Engine
 	bodyFields map[*framework.Path]map[string]bool // that a request may set
-	tidyRuns   atomic.Int64
 }
 
 func newBackend(ctx context.Context, conf *logical.BackendConfig, clock func() time.Time) (*tokensBackend, error) {
@@ -139,11 +137,11 @@ func (b *tokensBackend) periodic(ctx context.Context, req *logical.Request) erro
 	if !b.WriteSafeReplicationState() {
 		return nil
 	}
-	done, err := b.engine.Tidy(ctx, req.Storage, int(b.tidyRuns.Add(1)))
+	done, err := b.engine.Tidy(ctx, req.Storage)
 	if done == nil {
 		return err
 	}
-	for _, expired := range done.Expired {
+	for _, expired := range done.Tokens.Expired {
 		b.logEnded(expired, nil)
 	}
 	if done.Lists != (statuslist.Tidied{}) {

@@ -116,7 +116,7 @@ func (b *tokensBackend) pathTokensDelete(ctx context.Context, req *logical.Reque
 	if err != nil {
 		return nil, err
 	}
-	ended, err := b.engine.Tokens.RevokeOpaque(ctx, req.Storage, id)
+	ended, err := b.engine.Tokens.RevokeOpaque(ctx, req.Storage, id, "")
 	b.logEnded(ended, err)
 	if ended != nil || err != nil {
 		return nil, err

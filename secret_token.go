@@ -77,7 +77,8 @@ func (b *tokensBackend) revokeOpaque(ctx context.Context, req *logical.Request, 
 	if err != nil {
 		return nil, err
 	}
-	ended, err := b.engine.Tokens.RevokeOpaque(ctx, req.Storage, id)
+	role, _ := req.Secret.InternalData[leaseRole].(string)
+	ended, err := b.engine.Tokens.RevokeOpaque(ctx, req.Storage, id, role)
 	b.logEnded(ended, err)
 	return nil, err
 }

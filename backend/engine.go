@@ -18,6 +18,10 @@ import (
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/token"
 )
 
+// followedAge is how long a node that follows the writes of another caches a
+// record: what tells it of a change can be lost.
+const followedAge = 30 * time.Second
+
 // Engine is one mount.
 type Engine struct {
 	Config *config.Store
@@ -47,6 +51,12 @@ func NewEngine(system logical.SystemView, clock func() time.Time, random io.Read
 		System: system,
 		Clock:  clock,
 		Random: random,
+		MaxAge: func() time.Duration {
+			if writeSafe(system) {
+				return 0
+			}
+			return followedAge
+		},
 	})
 	return e
 }

@@ -12,21 +12,25 @@ import (
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/token"
 )
 
-// safetyMargin is how long an entry is kept that nothing needs any more by this
-// node's clock, which may be wrong.
-const safetyMargin = 24 * time.Hour
+const (
+	// safetyMargin is how long an entry is kept that nothing needs any more by this
+	// node's clock, which may be wrong.
+	safetyMargin = 24 * time.Hour
+	// tidyBudget bounds each part of a run, which Vault begins every minute.
+	tidyBudget = 10 * time.Second
+)
 
 // TidyResult is what a run of Tidy did.
 type TidyResult struct {
-	Expired   []*token.Ended // tokens that expired without a lease to report it
+	Tokens    *token.TidyResult
 	Lists     statuslist.Tidied
 	Rotations []*keyring.Rotation
 }
 
-// Tidy does what is due as time passes: it rotates keys, and removes what
-// expired tokens leave. Each run covers a part of the tokens; run counts them.
-// What fails in one part does not keep the others from being done.
-func (e *Engine) Tidy(ctx context.Context, storage logical.Storage, run int) (*TidyResult, error) {
+// Tidy does what is due as time passes: it rotates keys, and removes what expired
+// tokens leave. A run does some of it, within a bounded time, and the next one goes
+// on. What fails in one part does not keep the others from being done.
+func (e *Engine) Tidy(ctx context.Context, storage logical.Storage) (*TidyResult, error) {
 	c, err := e.Config.Get(ctx, storage)
 	if err != nil {
 		return nil, err
@@ -34,7 +38,17 @@ func (e *Engine) Tidy(ctx context.Context, storage logical.Storage, run int) (*T
 	done := &TidyResult{}
 	var errRotate, errLists, errTokens error
 	done.Rotations, errRotate = e.Keys.RotateDue(ctx, storage, c.StatusListLifetime)
-	done.Lists, errLists = e.Lists.Tidy(ctx, storage, safetyMargin)
-	done.Expired, errTokens = e.Tokens.Tidy(ctx, storage, run)
+	within(ctx, func(ctx context.Context) {
+		done.Lists, errLists = e.Lists.Tidy(ctx, storage, safetyMargin)
+	})
+	within(ctx, func(ctx context.Context) {
+		done.Tokens, errTokens = e.Tokens.Tidy(ctx, storage, safetyMargin)
+	})
 	return done, errors.Join(errRotate, errLists, errTokens)
+}
+
+func within(ctx context.Context, part func(ctx context.Context)) {
+	ctx, cancel := context.WithTimeout(ctx, tidyBudget)
+	defer cancel()
+	part(ctx)
 }

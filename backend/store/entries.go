@@ -20,6 +20,10 @@ const writeTimeout = 30 * time.Second
 // that may be a restriction.
 var ErrNewer = errors.New("written by a newer version of the plugin; run that version again")
 
+// ErrUndecodable reports an entry that is there and cannot be read, so that
+// nothing is known of it. It can be deleted.
+var ErrUndecodable = errors.New("entry cannot be decoded")
+
 // Entries is the values of one kind in Vault's storage, each as a JSON object at
 // prefix + path(name).
 type Entries[V any] struct {
@@ -61,7 +65,7 @@ func (e Entries[V]) read(ctx context.Context, storage logical.Storage, name stri
 		return nil, 0, nil
 	}
 	if value, err = e.decode(entry.Value, name); err != nil {
-		return nil, 0, fmt.Errorf("decode %s%s: %w", e.Prefix, name, err)
+		return nil, 0, fmt.Errorf("%w: %s%s: %w", ErrUndecodable, e.Prefix, name, err)
 	}
 	return value, len(entry.Value), nil
 }

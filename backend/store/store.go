@@ -9,7 +9,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/hashicorp/golang-lru/v2/simplelru"
 	"github.com/hashicorp/vault/sdk/helper/locksutil"
 	"github.com/hashicorp/vault/sdk/logical"
 )
@@ -22,9 +21,8 @@ type Store[V any] struct {
 	locks   []*locksutil.LockEntry
 
 	mu      sync.Mutex
-	cache   *simplelru.LRU[string, cached[V]]
-	bytes   int // of the entries in the cache, as stored
-	absent  *simplelru.LRU[string, time.Time]
+	cache   *Cache[string, cached[V]]
+	absent  *Cache[string, time.Time]
 	loading map[string]*load[V] // reads of the storage under way, by name
 }
 
@@ -45,7 +43,6 @@ type Options struct {
 
 type cached[V any] struct {
 	value *V
-	size  int
 	at    time.Time
 }
 
@@ -62,15 +59,11 @@ func New[V any](entries Entries[V], options Options) *Store[V] {
 		Entries: entries,
 		options: options,
 		locks:   locksutil.CreateLocks(),
+		cache:   NewCache[string, cached[V]](options.MaxEntries, options.MaxBytes),
 		loading: map[string]*load[V]{},
 	}
-	var err error
-	s.cache, err = simplelru.NewLRU(options.MaxEntries, func(_ string, c cached[V]) { s.bytes -= c.size })
-	if err == nil && options.MaxAbsent > 0 {
-		s.absent, err = simplelru.NewLRU[string, time.Time](options.MaxAbsent, nil)
-	}
-	if err != nil {
-		panic(err) // a size below one is a mistake in the program
+	if options.MaxAbsent > 0 {
+		s.absent = NewCache[string, time.Time](options.MaxAbsent, 0)
 	}
 	return s
 }
@@ -151,22 +144,12 @@ func (s *Store[V]) finish(name string, done *load[V], size int) {
 		switch {
 		case done.err != nil:
 		case done.value != nil:
-			s.add(name, done.value, size)
+			s.cache.Add(name, cached[V]{done.value, s.now()}, size)
 		case s.absent != nil:
-			s.absent.Add(name, s.now())
+			s.absent.Add(name, s.now(), 0)
 		}
 	}
 	close(done.done)
-}
-
-// add caches a value; s.mu is held.
-func (s *Store[V]) add(name string, value *V, size int) {
-	s.cache.Remove(name)
-	s.bytes += size
-	s.cache.Add(name, cached[V]{value, size, s.now()})
-	for s.options.MaxBytes > 0 && s.bytes > s.options.MaxBytes {
-		s.cache.RemoveOldest()
-	}
 }
 
 // Put writes the value. On an error the storage may hold either the old or the
@@ -178,7 +161,7 @@ func (s *Store[V]) Put(ctx context.Context, storage logical.Storage, name string
 	defer s.mu.Unlock()
 	s.drop(name)
 	if err == nil {
-		s.add(name, value, size)
+		s.cache.Add(name, cached[V]{value, s.now()}, size)
 	}
 	return err
 }
@@ -210,7 +193,7 @@ func (s *Store[V]) Invalidate(key string) bool {
 func (s *Store[V]) Cached() (entries, bytes int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.cache.Len(), s.bytes
+	return s.cache.Len(), s.cache.Bytes()
 }
 
 // drop forgets a name. Who asks from now on does not join a load that is under

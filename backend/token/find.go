@@ -3,13 +3,15 @@ package token
 import (
 	"context"
 	"crypto/sha256"
-	"errors"
+	"encoding/base64"
+	"encoding/json"
 	"strings"
+	"sync"
 
-	"github.com/golang-jwt/jwt/v5"
 	"github.com/hashicorp/vault/sdk/logical"
 
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/statuslist"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/store"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/verify/format"
 )
 
@@ -33,8 +35,9 @@ const (
 )
 
 // found is a presented token after authentication. Either reason is set, or the
-// token is live and one of record and claims is. Of a JWT that is not valid yet,
-// or not known to have been issued, reason and claims are: it can be revoked.
+// token is live and one of record and claims is. Of a JWT that has expired, is not
+// valid yet, or is not known to have been issued, reason and claims are: it can be
+// revoked.
 type found struct {
 	reason Reason
 	record *Record
@@ -73,23 +76,17 @@ func (t *Tokens) findOpaque(ctx context.Context, storage logical.Storage, text s
 	return found{record: record}, nil
 }
 
-// errUnknownKey reports that a JWT was not signed with a published key.
-var errUnknownKey = errors.New("unknown key")
-
 func (t *Tokens) findJWT(ctx context.Context, storage logical.Storage, text string) (found, error) {
 	claims, reason, err := t.verify(ctx, storage, text)
 	if err != nil || reason != "" {
 		return found{reason: reason}, err
 	}
-	now := t.clock().Unix()
-	switch {
-	case now >= claims.ExpiresAt:
-		return found{reason: Expired}, nil
-	case now < claims.NotBefore:
-		reason = NotYet
-	}
 	reference := claims.Status.StatusList
 	ref := statuslist.Ref{List: reference.URI[strings.LastIndexByte(reference.URI, '/')+1:], Index: reference.Index}
+	now := t.clock().Unix()
+	if now >= claims.ExpiresAt {
+		return found{reason: Expired, claims: claims, ref: ref}, nil
+	}
 	role, status, err := t.lists.Status(ctx, storage, ref)
 	switch {
 	case err != nil:
@@ -98,9 +95,15 @@ func (t *Tokens) findJWT(ctx context.Context, storage logical.Storage, text stri
 		return found{reason: Revoked}, nil
 	case status == statuslist.NotGiven:
 		reason = NotGiven
+	case now < claims.NotBefore:
+		reason = NotYet
 	}
 	return found{reason: reason, claims: claims, ref: ref, role: role}, nil
 }
+
+// maxHeaderLength bounds the encoded header of a JWT. Ours have some 130
+// characters.
+const maxHeaderLength = 1024
 
 // signature is a JWT with a good signature, and the key that made it.
 type signature struct {
@@ -110,12 +113,15 @@ type signature struct {
 
 // verify checks a JWT's type and signature, once: a good signature stays good as
 // long as its key is published. The caller checks the claims.
+//
+// What costs least is looked at first: a forged JWT is refused by its characters,
+// its header or its key, and no claim is decoded before the signature is good.
 func (t *Tokens) verify(ctx context.Context, storage logical.Storage, text string) (*format.Claims, Reason, error) {
 	if strings.ContainsFunc(text, func(c rune) bool { return !isBase64URL(c) && c != '.' }) {
 		return nil, Malformed, nil // the decoder would skip line breaks
 	}
 	digest := sha256.Sum256([]byte(text))
-	if known, ok := t.signatures.Get(digest); ok {
+	if known, ok := t.signatures.get(digest); ok {
 		version, err := t.keys.Published(ctx, storage, known.key)
 		if err != nil {
 			return nil, "", err
@@ -125,39 +131,84 @@ func (t *Tokens) verify(ctx context.Context, storage logical.Storage, text strin
 		}
 		return known.claims, "", nil
 	}
-	var storageErr error
-	claims := &format.Claims{}
-	var key string
-	// The algorithm is the key's, never the token's choice. Times are checked
-	// by the caller, against the injected clock.
-	parser := jwt.NewParser(jwt.WithoutClaimsValidation(), jwt.WithStrictDecoding())
-	_, err := parser.ParseWithClaims(text, claims, func(token *jwt.Token) (any, error) {
-		id, _ := token.Header["kid"].(string)
-		_, critical := token.Header["crit"]
-		if token.Header["typ"] != format.AccessTokenType || critical {
-			return nil, errUnknownKey
-		}
-		version, err := t.keys.Published(ctx, storage, id)
-		if err != nil {
-			storageErr = err
-			return nil, err
-		}
-		if version == nil || version.Method().Alg() != token.Method.Alg() {
-			return nil, errUnknownKey
-		}
-		key = id
-		return version.Public(), nil
-	})
-	switch {
-	case storageErr != nil:
-		return nil, "", storageErr
-	case errors.Is(err, jwt.ErrTokenMalformed):
+	header, rest, _ := strings.Cut(text, ".")
+	payload, mac, _ := strings.Cut(rest, ".")
+	kid, alg, ok := readHeader(header)
+	if !ok {
 		return nil, Malformed, nil
-	case err != nil:
+	}
+	// The algorithm is the key's, never the token's choice.
+	version, err := t.keys.Published(ctx, storage, kid)
+	if err != nil {
+		return nil, "", err
+	}
+	if version == nil || version.Method().Alg() != alg {
 		return nil, Unknown, nil
 	}
-	t.signatures.Add(digest, signature{claims, key})
+	bytes, err := base64.RawURLEncoding.Strict().DecodeString(mac)
+	if err != nil {
+		return nil, Malformed, nil
+	}
+	if version.Method().Verify(text[:len(text)-len(mac)-1], bytes, version.Public()) != nil {
+		return nil, Unknown, nil
+	}
+	claims := &format.Claims{}
+	decoded, err := base64.RawURLEncoding.Strict().DecodeString(payload)
+	if err != nil || json.Unmarshal(decoded, claims) != nil {
+		return nil, Malformed, nil
+	}
+	t.signatures.add(digest, signature{claims, kid}, len(text))
 	return claims, "", nil
+}
+
+// readHeader reads the header of an access token (RFC 9068 §2.1). One with crit
+// is refused: there is no extension that is understood here (RFC 7515 §4.1.11).
+func readHeader(encoded string) (kid, alg string, ok bool) {
+	if len(encoded) > maxHeaderLength {
+		return "", "", false
+	}
+	raw, err := base64.RawURLEncoding.Strict().DecodeString(encoded)
+	if err != nil {
+		return "", "", false
+	}
+	var header map[string]any // by exact names
+	if json.Unmarshal(raw, &header) != nil {
+		return "", "", false
+	}
+	if _, critical := header["crit"]; critical || header["typ"] != format.AccessTokenType {
+		return "", "", false
+	}
+	kid, hasKid := header["kid"].(string)
+	alg, hasAlg := header["alg"].(string)
+	return kid, alg, hasKid && hasAlg
+}
+
+// signatures are good ones, by the hash of the JWT.
+type signatures struct {
+	mu    sync.Mutex
+	cache *store.Cache[[sha256.Size]byte, signature]
+}
+
+// Bounds on the verified JWTs in memory.
+const (
+	cachedSignatures     = 1 << 15
+	cachedSignatureBytes = 32 << 20
+)
+
+func newSignatures() *signatures {
+	return &signatures{cache: store.NewCache[[sha256.Size]byte, signature](cachedSignatures, cachedSignatureBytes)}
+}
+
+func (s *signatures) get(digest [sha256.Size]byte) (signature, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.cache.Get(digest)
+}
+
+func (s *signatures) add(digest [sha256.Size]byte, good signature, bytes int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.cache.Add(digest, good, bytes)
 }
 
 func isBase64URL(c rune) bool {

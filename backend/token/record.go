@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"crypto/subtle"
-	"errors"
 	"net/netip"
 	"time"
 
@@ -61,9 +60,13 @@ const (
 	// shards are the folders of the records, named by the last digit of an id,
 	// which is uniform; so each folder stays small enough to be listed.
 	shards = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
-	// cachedRecords bounds the records in memory. One takes about 1 KiB, and at
-	// most some 20 KiB, by the limits on what a record holds.
-	cachedRecords = 1 << 16
+	// Bounds on the records in memory. One takes about 1 KiB as stored, and at most
+	// some 20 KiB, by the limits on what a record holds.
+	cachedRecords     = 1 << 17
+	cachedRecordBytes = 64 << 20
+	// absentRecords is how many ids without a record are remembered: made-up ids
+	// then cost few reads, and no more or less time than a wrong secret.
+	absentRecords = 1 << 14
 )
 
 func shardOf(id string) string { return id[len(id)-1:] }
@@ -74,75 +77,75 @@ type records struct {
 	caps *caps
 }
 
-func newRecords(clock func() time.Time) *records {
+func newRecords(clock func() time.Time, maxAge func() time.Duration) *records {
 	entries := store.Entries[Record]{
 		Prefix: recordPrefix,
 		Path:   func(id string) string { return shardOf(id) + "/" + id },
+		Format: 1,
 	}
-	return &records{Store: store.New(entries, store.Options{MaxEntries: cachedRecords}), caps: newCaps(clock)}
+	return &records{
+		Store: store.New(entries, store.Options{
+			MaxEntries: cachedRecords,
+			MaxBytes:   cachedRecordBytes,
+			MaxAbsent:  absentRecords,
+			MaxAge:     maxAge,
+			Clock:      clock,
+		}),
+		caps: newCaps(clock),
+	}
 }
 
 // invalidate drops what is cached of a storage key that changed elsewhere.
 func (r *records) invalidate(key string) bool { return r.Invalidate(key) || r.caps.invalidate(key) }
 
+// expiry is when a token that has a record ends, zero if it has none.
+func (r *records) expiry(storage logical.Storage) expiryOf {
+	return func(ctx context.Context, id string) (time.Time, error) {
+		record, err := r.Get(ctx, storage, id)
+		if err != nil || record == nil {
+			return time.Time{}, err
+		}
+		return record.ExpiresAt, nil
+	}
+}
+
 // add writes a new record, unless the role's cap (0: none) is reached.
 func (r *records) add(ctx context.Context, storage logical.Storage, record *Record, maxTokens int) error {
-	if maxTokens > 0 {
-		record.Capped = true
-		if err := r.caps.take(ctx, storage, record, maxTokens); err != nil {
-			return err
-		}
-	}
 	// As every write: a token can be found, and revoked, as soon as it is stored.
 	defer r.Lock(record.ID)()
+	if maxTokens <= 0 {
+		return r.Put(ctx, storage, record.ID, record)
+	}
+	record.Capped = true
+	if err := r.caps.take(ctx, storage, record, maxTokens, r.expiry(storage)); err != nil {
+		return err
+	}
+	defer r.caps.of(record.Role).issued(record.ID)
 	err := r.Put(ctx, storage, record.ID, record)
-	if err != nil && record.Capped {
-		r.caps.forget(record.Role) // the record may or may not be there
+	if err == nil {
+		return nil
+	}
+	// The record may or may not be there. The slot is given back once it surely is
+	// not; else reconcile looks.
+	if r.Delete(ctx, storage, record.ID) == nil {
+		_ = r.caps.release(ctx, storage, record.Role, record.ID)
 	}
 	return err
 }
 
 // update writes a changed record.
 func (r *records) update(ctx context.Context, storage logical.Storage, record *Record) error {
-	if err := r.Put(ctx, storage, record.ID, record); err != nil || !record.Capped {
-		return err
+	err := r.Put(ctx, storage, record.ID, record)
+	if err == nil && record.Capped {
+		r.caps.of(record.Role).move(record.ID, record.ExpiresAt)
 	}
-	return r.caps.move(ctx, storage, record)
+	return err
 }
 
-// remove deletes a record.
+// remove deletes a record, and then its slot.
 func (r *records) remove(ctx context.Context, storage logical.Storage, record *Record) error {
 	if err := r.Delete(ctx, storage, record.ID); err != nil || !record.Capped {
 		return err
 	}
-	return r.caps.release(ctx, storage, record)
-}
-
-// removeUnread deletes a record that cannot be read.
-func (r *records) removeUnread(ctx context.Context, storage logical.Storage, id string) error {
-	r.caps.forgetAll()
-	return r.Delete(ctx, storage, id)
-}
-
-// eachIn visits the records of one shard, straight from the storage. One that
-// cannot be read does not keep it from the others.
-func (r *records) eachIn(ctx context.Context, storage logical.Storage, shard string, visit func(*Record) error) error {
-	ids, err := r.List(ctx, storage, shard+"/")
-	if err != nil {
-		return err
-	}
-	var failed []error
-	for _, id := range ids {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		record, err := r.Read(ctx, storage, id)
-		if err == nil && record != nil { // else revoked since it was listed
-			err = visit(record)
-		}
-		if err != nil {
-			failed = append(failed, err)
-		}
-	}
-	return errors.Join(failed...)
+	return r.caps.release(ctx, storage, record.Role, record.ID)
 }

@@ -2,12 +2,14 @@ package token
 
 import (
 	"context"
+	"sync"
 	"time"
 
 	"github.com/hashicorp/vault/sdk/logical"
 
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/role"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/statuslist"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/store"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/verify/format"
 )
 
@@ -25,21 +27,71 @@ func (r *Record) ended(now time.Time) *Ended {
 }
 
 // RevokeOpaque makes an opaque token inactive. It returns nil if there was nothing
-// left to do. It needs neither the role nor a readable record.
-func (t *Tokens) RevokeOpaque(ctx context.Context, storage logical.Storage, id string) (*Ended, error) {
+// left to do. It needs neither the role nor a readable record. role is the token's
+// if the caller knows it, as a lease does, and "" otherwise.
+func (t *Tokens) RevokeOpaque(ctx context.Context, storage logical.Storage, id, role string) (*Ended, error) {
 	if !format.ValidID(id) {
 		return nil, nil
 	}
 	defer t.records.Lock(id)()
 	record, err := t.records.Get(ctx, storage, id)
-	if err != nil {
-		// Unreadable or undecodable: it must go all the same.
-		return &Ended{ID: id}, t.records.removeUnread(ctx, storage, id)
+	switch {
+	case err != nil: // unreadable or undecodable: it must go all the same
+		ended := &Ended{ID: id, Role: role}
+		if err := t.records.Delete(ctx, storage, id); err != nil {
+			t.unconfirmed.add(ended)
+			return nil, err
+		}
+		return ended, t.freeSlot(ctx, storage, id, role)
+	case record == nil:
+		// A try before may have removed the record, and no more.
+		if err := t.freeSlot(ctx, storage, id, role); err != nil {
+			return nil, err
+		}
+		return t.unconfirmed.take(id), nil
 	}
-	if record == nil {
-		return nil, nil
+	ended := record.ended(t.clock())
+	if err := t.records.remove(ctx, storage, record); err != nil {
+		t.unconfirmed.add(ended)
+		return nil, err
 	}
-	return record.ended(t.clock()), t.records.remove(ctx, storage, record)
+	t.unconfirmed.take(id)
+	return ended, nil
+}
+
+// unconfirmed is the tokens whose removal was answered with an error: it may have
+// taken effect. When it is tried again, the end of the token is still reported.
+type unconfirmed struct {
+	mu    sync.Mutex
+	ended *store.Cache[string, *Ended]
+}
+
+func newUnconfirmed() *unconfirmed {
+	return &unconfirmed{ended: store.NewCache[string, *Ended](1<<12, 0)}
+}
+
+func (u *unconfirmed) add(ended *Ended) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.ended.Add(ended.ID, ended, 0)
+}
+
+// take returns what is known of a token, and forgets it.
+func (u *unconfirmed) take(id string) *Ended {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	ended, _ := u.ended.Get(id)
+	u.ended.Remove(id)
+	return ended
+}
+
+// freeSlot gives back the slot of a token that has no record any more, if it has
+// one and its role is known and has slots. Otherwise tidying finds it.
+func (t *Tokens) freeSlot(ctx context.Context, storage logical.Storage, id, role string) error {
+	if role == "" || !t.records.caps.has(role) {
+		return nil
+	}
+	return t.records.caps.release(ctx, storage, role, id)
 }
 
 // JWTLease is what revoking a JWT needs.
@@ -56,22 +108,29 @@ const clockSlack = 5 * time.Minute
 
 // RevokeJWT makes a JWT inactive with one entry. It returns nil if the token was
 // revoked before. A token that has just expired needs no entry. One that by this
-// node's clock expired longer ago gets it: the clock may be ahead.
+// node's clock expired longer ago gets it as long as its list exists, since the
+// clock may be ahead.
 func (t *Tokens) RevokeJWT(ctx context.Context, storage logical.Storage, lease JWTLease) (*Ended, error) {
-	ended := &Ended{ID: lease.ID, TokenType: role.JWT, Role: lease.Role}
-	if past := t.clock().Sub(lease.ExpiresAt); past >= 0 && past < clockSlack {
-		// Whatever the storage says: it is asked for the log line only.
-		if _, status, err := t.lists.Status(ctx, storage, lease.Ref); err != nil || status == statuslist.Revoked {
-			return nil, nil
-		}
-		ended.Expired = true
-		return ended, nil
+	past := t.clock().Sub(lease.ExpiresAt)
+	if past < 0 {
+		return t.revokeJWT(ctx, storage, lease)
 	}
+	_, status, err := t.lists.Status(ctx, storage, lease.Ref)
+	switch {
+	case past >= clockSlack && (err != nil || status == statuslist.Valid):
+		return t.revokeJWT(ctx, storage, lease)
+	case err != nil || status == statuslist.Revoked:
+		return nil, nil // an expired token needs nothing, even if the storage fails
+	}
+	return &Ended{ID: lease.ID, TokenType: role.JWT, Role: lease.Role, Expired: true}, nil
+}
+
+func (t *Tokens) revokeJWT(ctx context.Context, storage logical.Storage, lease JWTLease) (*Ended, error) {
 	done, err := t.lists.Revoke(ctx, storage, lease.Ref, lease.ID, lease.ExpiresAt)
 	if err != nil || !done {
 		return nil, err
 	}
-	return ended, nil
+	return &Ended{ID: lease.ID, TokenType: role.JWT, Role: lease.Role}, nil
 }
 
 // RevokePossessed revokes the token that the caller holds. It returns nil if that
@@ -82,11 +141,11 @@ func (t *Tokens) RevokePossessed(ctx context.Context, storage logical.Storage, t
 	case err != nil:
 		return nil, err
 	case presented.record != nil:
-		return t.RevokeOpaque(ctx, storage, presented.record.ID)
+		return t.RevokeOpaque(ctx, storage, presented.record.ID, presented.record.Role)
 	case presented.claims == nil:
 		return nil, nil
 	default:
-		return t.RevokeJWT(ctx, storage, JWTLease{
+		return t.revokeJWT(ctx, storage, JWTLease{
 			ID:        presented.claims.ID,
 			Role:      presented.role,
 			Ref:       presented.ref,

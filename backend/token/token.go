@@ -3,25 +3,20 @@ package token
 
 import (
 	"context"
-	"crypto/sha256"
 	"io"
 	"slices"
 	"strings"
 	"time"
 
-	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/hashicorp/vault/sdk/logical"
 
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/config"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/keyring"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/role"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/statuslist"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/store"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/verify/format"
 )
-
-// cachedSignatures bounds the verified JWTs in memory; one takes about 1 KiB, at
-// most some 20.
-const cachedSignatures = 1 << 14
 
 // Tokens is all tokens of a mount.
 type Tokens struct {
@@ -33,8 +28,10 @@ type Tokens struct {
 	clock  func() time.Time
 	random io.Reader
 
-	records    *records
-	signatures *lru.Cache[[sha256.Size]byte, signature] // good ones, by the JWT's hash
+	records     *records
+	signatures  *signatures
+	unconfirmed *unconfirmed
+	tidying     tidying
 }
 
 // Dependencies are the neighbours that tokens are made with.
@@ -46,24 +43,24 @@ type Dependencies struct {
 	System logical.SystemView
 	Clock  func() time.Time // decides what has expired
 	Random io.Reader        // source of ids and secrets
+	// MaxAge is how long a record may be cached, 0 for no limit; see store.Options.
+	MaxAge func() time.Duration
 }
 
 // New returns the tokens of a mount.
 func New(d Dependencies) *Tokens {
-	signatures, err := lru.New[[sha256.Size]byte, signature](cachedSignatures)
-	if err != nil {
-		panic(err) // a size below one is a mistake in the program
-	}
 	return &Tokens{
-		config:     d.Config,
-		roles:      d.Roles,
-		keys:       d.Keys,
-		lists:      d.Lists,
-		system:     d.System,
-		clock:      d.Clock,
-		random:     d.Random,
-		records:    newRecords(d.Clock),
-		signatures: signatures,
+		config:      d.Config,
+		roles:       d.Roles,
+		keys:        d.Keys,
+		lists:       d.Lists,
+		system:      d.System,
+		clock:       d.Clock,
+		random:      d.Random,
+		records:     newRecords(d.Clock, d.MaxAge),
+		signatures:  newSignatures(),
+		unconfirmed: newUnconfirmed(),
+		tidying:     tidying{entries: store.Entries[pass]{Prefix: passPrefix, Format: 1}},
 	}
 }
 
@@ -110,27 +107,4 @@ func (t *Tokens) List(ctx context.Context, storage logical.Storage, after string
 		ids = append(ids, shard...)
 	}
 	return ids, false, nil
-}
-
-// Tidy removes the records of expired tokens in one shard of the storage, the
-// next of them with each run, and reports which tokens they were.
-func (t *Tokens) Tidy(ctx context.Context, storage logical.Storage, run int) (expired []*Ended, err error) {
-	shard := shards[run%len(shards)]
-	err = t.records.eachIn(ctx, storage, string(shard), func(found *Record) error {
-		if found.Live(t.clock()) {
-			return nil
-		}
-		// Again under the lock: the token may just have been renewed.
-		defer t.records.Lock(found.ID)()
-		record, err := t.records.Read(ctx, storage, found.ID)
-		if err != nil || record == nil || record.Live(t.clock()) {
-			return err
-		}
-		if err := t.records.remove(ctx, storage, record); err != nil {
-			return err
-		}
-		expired = append(expired, record.ended(t.clock()))
-		return nil
-	})
-	return expired, err
 }
