@@ -12,8 +12,8 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 )
 
-// writeTimeout bounds one write of the storage.
-const writeTimeout = 30 * time.Second
+// detachedTimeout bounds what goes on when the caller hangs up.
+const detachedTimeout = 30 * time.Second
 
 // ErrNewer reports an entry that a later version of the engine wrote. It is not
 // read and not overwritten: this version would drop what it does not know, and
@@ -117,7 +117,7 @@ func (e Entries[V]) put(ctx context.Context, storage logical.Storage, name strin
 	if err != nil {
 		return 0, fmt.Errorf("encode %s%s: %w", e.Prefix, name, err)
 	}
-	ctx, cancel := detach(ctx)
+	ctx, cancel := Detach(ctx)
 	defer cancel()
 	if err := storage.Put(ctx, &logical.StorageEntry{Key: e.Key(name), Value: raw}); err != nil {
 		return 0, fmt.Errorf("write %s%s: %w", e.Prefix, name, err)
@@ -128,7 +128,7 @@ func (e Entries[V]) put(ctx context.Context, storage logical.Storage, name strin
 // Delete removes the value; removing what is not there is no error. It goes on
 // when the caller hangs up.
 func (e Entries[V]) Delete(ctx context.Context, storage logical.Storage, name string) error {
-	ctx, cancel := detach(ctx)
+	ctx, cancel := Detach(ctx)
 	defer cancel()
 	if err := storage.Delete(ctx, e.Key(name)); err != nil {
 		return fmt.Errorf("delete %s%s: %w", e.Prefix, name, err)
@@ -145,7 +145,8 @@ func (e Entries[V]) List(ctx context.Context, storage logical.Storage, folder st
 	return names, nil
 }
 
-// detach returns a context that outlives the request, with a deadline of its own.
-func detach(ctx context.Context) (context.Context, context.CancelFunc) {
-	return context.WithTimeout(context.WithoutCancel(ctx), writeTimeout)
+// Detach returns a context that outlives the request, with a deadline of its own:
+// for a write, and for a read that others may wait for.
+func Detach(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.WithoutCancel(ctx), detachedTimeout)
 }

@@ -100,7 +100,7 @@ func (s *Store[V]) Get(ctx context.Context, storage logical.Storage, name string
 
 	size := 0
 	defer func() { s.finish(name, this, size) }()
-	ctx, cancel := detach(ctx) // others may wait for it
+	ctx, cancel := Detach(ctx) // others may wait for it
 	defer cancel()
 	this.value, size, this.err = s.read(ctx, storage, name)
 	return this.value, this.err

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 
 	"github.com/hashicorp/vault/sdk/logical"
@@ -33,6 +34,52 @@ type Storage struct {
 	logical.InmemStorage
 	Reads, Writes atomic.Int64 // operations so far, failed ones included
 	before, after atomic.Pointer[Hook]
+
+	mu   sync.Mutex
+	late string // prefix of the keys whose writes come late; "" is none
+	held []func() error
+}
+
+// Hold makes writes below a prefix fail, and yet take effect: when Land is called.
+func (s *Storage) Hold(prefix string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.late = prefix
+}
+
+// Land does what Hold has kept, in the order of perm, or as it came if perm is
+// nil, and holds no more.
+func (s *Storage) Land(perm []int) error {
+	s.mu.Lock()
+	held := s.held
+	s.held, s.late = nil, ""
+	s.mu.Unlock()
+	var failed []error
+	for i := range held {
+		if perm != nil {
+			i = perm[i]
+		}
+		failed = append(failed, held[i]())
+	}
+	return errors.Join(failed...)
+}
+
+// hold reports whether a write is kept for later.
+func (s *Storage) hold(key string, write func() error) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.late == "" || !strings.HasPrefix(key, s.late) {
+		return false
+	}
+	s.held = append(s.held, write)
+	return true
+}
+
+// Held returns how many writes are kept for later.
+func (s *Storage) Held() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.held)
 }
 
 // Before sets a hook ahead of each operation, which its error prevents.
@@ -75,12 +122,22 @@ func (s *Storage) List(ctx context.Context, prefix string) (names []string, err 
 
 // Put implements logical.Storage.
 func (s *Storage) Put(ctx context.Context, entry *logical.StorageEntry) error {
-	return s.run(&s.Writes, Put, entry.Key, func() error { return s.InmemStorage.Put(ctx, entry) })
+	return s.run(&s.Writes, Put, entry.Key, func() error {
+		if s.hold(entry.Key, func() error { return s.InmemStorage.Put(context.WithoutCancel(ctx), entry) }) {
+			return ErrInjected
+		}
+		return s.InmemStorage.Put(ctx, entry)
+	})
 }
 
 // Delete implements logical.Storage.
 func (s *Storage) Delete(ctx context.Context, key string) error {
-	return s.run(&s.Writes, Delete, key, func() error { return s.InmemStorage.Delete(ctx, key) })
+	return s.run(&s.Writes, Delete, key, func() error {
+		if s.hold(key, func() error { return s.InmemStorage.Delete(context.WithoutCancel(ctx), key) }) {
+			return ErrInjected
+		}
+		return s.InmemStorage.Delete(ctx, key)
+	})
 }
 
 func (s *Storage) run(count *atomic.Int64, op Op, key string, do func() error) error {
