@@ -19,7 +19,7 @@ import (
 )
 
 // followedAge is how long a node that follows the writes of another caches a
-// record: what tells it of a change can be lost.
+// record or a status list: what tells it of a change can be lost.
 const followedAge = 30 * time.Second
 
 // Engine is one mount.
@@ -36,12 +36,18 @@ type Engine struct {
 // NewEngine returns the engine of a mount. The clock decides what has expired;
 // random is the source of ids and secrets.
 func NewEngine(system logical.SystemView, clock func() time.Time, random io.Reader) *Engine {
+	maxAge := func() time.Duration {
+		if writeSafe(system) {
+			return 0
+		}
+		return followedAge
+	}
 	e := &Engine{
 		system: system,
 		Config: config.NewStore(),
 		Roles:  role.NewStore(),
 		Keys:   keyring.New(clock),
-		Lists:  statuslist.New(clock, random, func() bool { return !writeSafe(system) }),
+		Lists:  statuslist.New(clock, random, maxAge),
 	}
 	e.Tokens = token.New(token.Dependencies{
 		Config: e.Config,
@@ -51,12 +57,7 @@ func NewEngine(system logical.SystemView, clock func() time.Time, random io.Read
 		System: system,
 		Clock:  clock,
 		Random: random,
-		MaxAge: func() time.Duration {
-			if writeSafe(system) {
-				return 0
-			}
-			return followedAge
-		},
+		MaxAge: maxAge,
 	})
 	return e
 }

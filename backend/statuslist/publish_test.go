@@ -74,8 +74,10 @@ func (f *fixture) verify(body, id string, s *signer) (revoked []int, claims *for
 		f.t.Errorf("published %d bits, want all %d", list.Len(), listSize)
 	}
 	for i := range list.Len() {
-		if status, _ := list.Get(i); status == format.StatusInvalid {
+		if status, _ := list.Get(i); status == format.StatusInvalid && i < firstSize {
 			revoked = append(revoked, i)
+		} else if status == format.StatusValid && i >= firstSize {
+			f.t.Fatalf("index %d, which is not given out on this list, is good", i)
 		}
 	}
 	return revoked, claims
@@ -117,12 +119,18 @@ func TestPublishCache(t *testing.T) {
 		signer   *signer
 		anew     bool
 	}{
-		"nothing":                {func(*fixture, Ref) {}, settings, s, false},
-		"time, but not half":     {func(f *fixture, _ Ref) { f.now = f.now.Add(30*time.Minute - 1) }, settings, s, false},
-		"half its life":          {func(f *fixture, _ Ref) { f.now = f.now.Add(30 * time.Minute) }, settings, s, true},
-		"one more token":         {func(f *fixture, _ Ref) { f.reserve() }, settings, s, false},
-		"revocation":             {func(f *fixture, ref Ref) { f.revoke(ref) }, settings, s, true},
-		"token on another list":  {func(f *fixture, _ Ref) { f.reserveFor(Owner{Role: "other"}, time.Hour) }, settings, s, false},
+		"nothing":            {func(*fixture, Ref) {}, settings, s, false},
+		"time, but not half": {func(f *fixture, _ Ref) { f.now = f.now.Add(30*time.Minute - 1) }, settings, s, false},
+		"half its life":      {func(f *fixture, _ Ref) { f.now = f.now.Add(30 * time.Minute) }, settings, s, true},
+		"one more token":     {func(f *fixture, _ Ref) { f.reserve() }, settings, s, false},
+		"revocation":         {func(f *fixture, ref Ref) { f.revoke(ref) }, settings, s, true},
+		"tokens of more blocks": {func(f *fixture, _ Ref) {
+			for range 10 * smallestBlock {
+				f.reserve()
+			}
+		}, settings, s, false},
+		"time, but backwards":    {func(f *fixture, _ Ref) { f.now = f.now.Add(-time.Second) }, settings, s, true},
+		"token on another list":  {func(f *fixture, _ Ref) { f.reserveFor(Owner{Key: "other"}, orders, time.Hour) }, settings, s, false},
 		"rotation of the key":    {func(*fixture, Ref) {}, settings, another, true},
 		"another TTL":            {func(*fixture, Ref) {}, Settings{TTL: time.Minute, Lifetime: time.Hour}, s, true},
 		"another lifetime":       {func(*fixture, Ref) {}, Settings{TTL: settings.TTL, Lifetime: 2 * time.Hour}, s, true},
@@ -168,30 +176,32 @@ func TestPublishWithoutSigner(t *testing.T) {
 
 func TestTidy(t *testing.T) {
 	f := newFixture(t)
-	short := f.reserveFor(Owner{Role: "short"}, time.Minute)
-	long := f.reserveFor(Owner{Role: "long"}, 24*time.Hour)
+	short := f.reserveFor(Owner{Key: "short"}, orders, time.Minute)
+	long := f.reserveFor(Owner{Key: "long"}, orders, 48*time.Hour)
 	f.revoke(short)
 	f.revoke(long)
+	f.now = f.now.Add(time.Minute + margin - time.Second)
+	if n := f.tidy(); n != (Tidied{}) {
+		t.Errorf("removed %v early", n)
+	}
 	// Its last token, with what was reserved for others, and a margin.
-	f.now = f.now.Add(time.Minute + reserveAhead + tidyMargin - time.Second)
-	if n := f.tidy(); n != 0 {
-		t.Errorf("removed %d early", n)
+	f.now = f.now.Add(reserveAhead)
+	if n := f.tidy(); n != (Tidied{}) {
+		t.Errorf("removed %v early", n)
 	}
 	f.now = f.now.Add(time.Second)
-	var n int
-	if _, writes := f.storage.Count(func() { n = f.tidy() }); n != 1 || writes != 2 {
-		t.Errorf("removed %d with %d writes, want 1 with a write for the list and one for its revocation", n, writes)
+	var n Tidied
+	if _, writes := f.storage.Count(func() { n = f.tidy() }); n != (Tidied{1, 1}) || writes != 2 {
+		t.Errorf("removed %v with %d writes, want 1 with a write for the list and one for its revocation", n, writes)
 	}
-	if left := slices.Sorted(slices.Values(f.stored(""))); !slices.Equal(left, []string{listPrefix + long.List, revokedPrefix + revocationName(long)}) {
-		t.Errorf("left are %v", left)
+	want := []string{instancePrefix + instanceName, listPrefix + long.List, revokedPrefix + long.List + "/" + revocationName(long.Index, f.expires[long])}
+	if left := slices.Sorted(slices.Values(f.stored(""))); !slices.Equal(left, want) {
+		t.Errorf("left are %v, want %v", left, want)
 	}
 	if !f.revoked(short) || !f.revoked(long) {
 		t.Error("a revoked token is good")
 	}
-	if f.revoke(short) {
-		t.Error("revoked on a list that is gone")
-	}
-	if next := f.reserveFor(Owner{Role: "short"}, time.Minute); next.List == short.List {
+	if next := f.reserveFor(Owner{Key: "short"}, orders, time.Minute); next.List == short.List {
 		t.Error("a token joined a list that is gone")
 	}
 	if _, writes := f.storage.Count(func() { f.tidy() }); writes != 0 {
@@ -199,8 +209,8 @@ func TestTidy(t *testing.T) {
 	}
 }
 
-// The list goes after its revocations, so that what a fault leaves is found by
-// the next run; and while any of it is left, no token is good again.
+// The list goes before its revocations, so that at no time is one of its tokens
+// good again; what a fault leaves is found later.
 func TestTidyOnFaults(t *testing.T) {
 	for name, inject := range map[string]func(*storetest.Storage){
 		"list of revocations": func(s *storetest.Storage) { s.Before(storetest.Fail(revokedPrefix, storetest.List)) },
@@ -215,17 +225,26 @@ func TestTidyOnFaults(t *testing.T) {
 			for _, ref := range refs {
 				f.revoke(ref)
 			}
-			f.now = f.now.Add(2 * time.Hour)
+			f.now = f.now.Add(2*time.Hour + margin)
 			inject(f.storage)
-			if n, err := f.Tidy(f.ctx, f.storage); !errors.Is(err, storetest.ErrInjected) || n != 0 {
-				t.Errorf("removed %d, %v", n, err)
+			if _, err := f.Tidy(f.ctx, f.storage, margin); !errors.Is(err, storetest.ErrInjected) {
+				t.Errorf("got %v", err)
 			}
 			f.storage.Heal()
-			if lists, bits := f.stored(listPrefix), f.stored(revokedPrefix); len(lists) == 0 && len(bits) != 0 {
-				t.Errorf("without their list, nobody finds %v", bits)
+			if lists, bits := f.stored(listPrefix), f.stored(revokedPrefix); len(lists) != 0 && len(bits) != len(refs) {
+				t.Errorf("the list is there, and of its revocations only %v", bits)
+			}
+			for _, lists := range []*Lists{f.Lists, f.other()} {
+				for _, ref := range refs {
+					if lists.mustStatus(f, ref) == Valid {
+						t.Error("a revoked token is good again")
+					}
+				}
 			}
 			f.tidy()
-			if left := f.stored(""); len(left) != 0 {
+			f.now = f.now.Add(sweepEvery)
+			f.tidy()
+			if left := f.stored(""); !slices.Equal(left, []string{instancePrefix + instanceName}) {
 				t.Errorf("left are %v", left)
 			}
 			for _, ref := range refs {
@@ -243,7 +262,7 @@ func TestReserveAfterExpiry(t *testing.T) {
 	old := f.reserve()
 	f.now = f.now.Add(48 * time.Hour)
 	ref := f.reserve() // joins the old list, which so lives on
-	if f.tidy() != 0 || f.revoked(ref) {
+	if f.tidy() != (Tidied{}) || f.revoked(ref) {
 		t.Errorf("the list of a new token was removed (old list %s, new %s)", old.List, ref.List)
 	}
 }

@@ -25,12 +25,18 @@ const (
 
 	// reserveAhead is how far beyond the need a list's Until is written.
 	reserveAhead = 10 * time.Minute
+
+	// maxBlocks bounds the entry of a list, which each block writes anew: it has some
+	// 25 KB then, and 150 KB with the longest names of roles.
+	maxBlocks = 1 << 10
 )
 
-// writer reserves indexes for the tokens of one owner, on one list at a time.
+// writer reserves indexes for the tokens of one owner, on one list at a time. A
+// block that is open stays so when its list is full: else many roles would fill
+// lists with blocks that none of them has used.
 type writer struct {
-	changes chan struct{} // held by who writes the list's entry
-	list    *list         // nil if the next token needs a new one
+	changes chan struct{} // held by who writes the entry of a list
+	list    *list         // where blocks are reserved; nil if the next one needs a new list
 	size    int           // of the next list
 	open    map[string]*openBlock
 	taken   map[string]int // by role, what it has reserved, at most largestBlock
@@ -39,8 +45,37 @@ type writer struct {
 // openBlock is reserved indexes that are not given out yet, in random order, so
 // that an index does not show when its token was issued.
 type openBlock struct {
+	list *list
 	from int
 	rest []uint16
+}
+
+// closeBlock forgets the role's block, which is used up or must not be used.
+func (w *writer) closeBlock(role string) {
+	if b := w.open[role]; b != nil {
+		b.list.open--
+		delete(w.open, role)
+	}
+}
+
+// closeList makes sure that nothing more is given out on a list; l.mu is held.
+func (l *Lists) closeList(li *list) {
+	li.closed = true
+	w := l.writers[li.entry.Owner]
+	if w == nil {
+		return
+	}
+	if w.list == li {
+		w.list = nil
+	}
+	if li.open == 0 {
+		return
+	}
+	for role, b := range w.open {
+		if b.list == li {
+			w.closeBlock(role)
+		}
+	}
 }
 
 // Reserve returns an unused bit for a token of a role that lives until expires.
@@ -71,7 +106,7 @@ func (l *Lists) writer(owner Owner) *writer {
 	defer l.mu.Unlock()
 	w := l.writers[owner]
 	if w == nil {
-		w = &writer{changes: make(chan struct{}, 1), size: firstSize, taken: map[string]int{}}
+		w = &writer{changes: make(chan struct{}, 1), size: firstSize, open: map[string]*openBlock{}, taken: map[string]int{}}
 		l.writers[owner] = w
 	}
 	return w
@@ -82,37 +117,39 @@ func (l *Lists) writer(owner Owner) *writer {
 func (l *Lists) take(w *writer, role string, expires time.Time) (Ref, bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if w.list == nil || expires.After(w.list.entry.Until) {
+	b := w.open[role]
+	if b == nil || expires.After(b.list.entry.Until) {
 		return Ref{}, false
 	}
-	b := w.open[role]
-	for b != nil && len(b.rest) > 0 {
+	for len(b.rest) > 0 {
 		last := len(b.rest) - 1
 		index := b.from + int(b.rest[last])
 		b.rest = b.rest[:last]
-		if !w.list.revoked.has(index) {
-			return Ref{List: w.list.entry.ID, Index: index}, true
+		if !b.list.revoked.has(index) {
+			return Ref{List: b.list.entry.ID, Index: index}, true
 		}
 	}
-	delete(w.open, role)
+	w.closeBlock(role)
 	return Ref{}, false
 }
 
-// extend makes room for a token on the current list, or on a new one, and stores
-// that before anything is given out. w.changes is held.
+// extend makes room for a token: its role's block lasts longer, or it gets a new
+// one on the current list, or on a new list. That is stored before anything is
+// given out. w.changes is held.
 func (l *Lists) extend(ctx context.Context, storage logical.Storage, w *writer, owner Owner, role string, expires time.Time) error {
 	l.mu.Lock()
-	current := w.list
-	full := current != nil && w.open[role] == nil && current.entry.reserved() >= current.entry.Size
-	if full {
+	current, needsBlock := w.list, true
+	if b := w.open[role]; b != nil {
+		current, needsBlock = b.list, false
+	} else if current != nil && current.full() {
 		w.size = min(2*current.entry.Size, listSize)
-		w.list, w.open, current = nil, nil, nil
+		w.list, current = nil, nil
 	}
-	needsBlock := current == nil || w.open[role] == nil
 	size := min(max(w.taken[role], smallestBlock), largestBlock)
 	l.mu.Unlock()
 
-	if current == nil {
+	fresh := current == nil
+	if fresh {
 		instance, err := l.begin(ctx, storage)
 		if err != nil {
 			return err
@@ -141,14 +178,11 @@ func (l *Lists) extend(ctx context.Context, storage logical.Storage, w *writer, 
 	if err != nil {
 		// The write may still take effect, after any that would follow. So this
 		// list is not written again.
-		if w.list == current {
-			w.list, w.open = nil, nil
-		}
+		l.closeList(current)
 		return err
 	}
-	fresh := len(current.entry.Blocks) == 0
-	if w.list == nil && !fresh {
-		return nil // somebody else has written the list meanwhile: start another
+	if current.closed {
+		return nil // somebody else has written the list meanwhile: take another
 	}
 	if l.known == nil {
 		l.known = map[string]*horizon{} // what else exists is still to be listed
@@ -160,17 +194,22 @@ func (l *Lists) extend(ctx context.Context, storage logical.Storage, w *writer, 
 	}
 	if fresh {
 		current.setEntry(next)
-		w.list, w.open = current, map[string]*openBlock{}
+		w.list = current
 		l.keep(current)
 	} else {
 		l.change(current, func() { current.setEntry(next) })
 	}
-	current.version++
 	if needsBlock {
-		w.open[role] = &openBlock{from: from, rest: shuffled(size)}
+		w.open[role] = &openBlock{list: current, from: from, rest: shuffled(size)}
+		current.open++
 		w.taken[role] = min(w.taken[role]+size, largestBlock)
 	}
 	return nil
+}
+
+// full reports whether the list has no room for another block.
+func (li *list) full() bool {
+	return li.entry.reserved() >= li.entry.Size || len(li.entry.Blocks) >= maxBlocks
 }
 
 func shuffled(n int) []uint16 {

@@ -74,7 +74,7 @@ type Lists struct {
 	instances   *store.Store[instance]
 	clock       func() time.Time
 	random      io.Reader
-	follows     func() bool
+	maxAge      func() time.Duration
 
 	mu        sync.Mutex // of all that follows; never held during I/O
 	instance  string     // of this engine; "" before it has made a list
@@ -103,8 +103,9 @@ type instance struct {
 
 // list is one status list in memory.
 type list struct {
-	entry   *entry // replaced as a whole; see setEntry
-	size    int    // of the entry in memory, in bytes
+	entry   *entry    // replaced as a whole; see setEntry
+	readAt  time.Time // zero if it was made here
+	size    int       // of the entry in memory, in bytes
 	revoked bits
 	// unsure are revoked indexes of which the storage may or may not know: the
 	// write failed, perhaps after it took effect.
@@ -112,6 +113,10 @@ type list struct {
 	version   int // counts changes of what is published
 	published *published
 	building  sync.Mutex // held while the list is signed
+
+	// Of a list that this instance made:
+	open   int  // blocks of which indexes may still be given out
+	closed bool // nothing more is given out; see closeList
 }
 
 func newList(stored *entry) *list {
@@ -144,16 +149,18 @@ type loading struct {
 	err  error
 }
 
-// New returns the lists of a mount. follows reports whether this node only
-// follows the writes of another, whose instance it then reads from the storage.
-func New(clock func() time.Time, random io.Reader, follows func() bool) *Lists {
+// New returns the lists of a mount. maxAge returns how long a list may be cached
+// on a node that only follows the writes of another, whose instance it then reads
+// from the storage: what tells it of a change can be lost. It is 0 on a node that
+// writes.
+func New(clock func() time.Time, random io.Reader, maxAge func() time.Duration) *Lists {
 	l := &Lists{
 		entries:     store.Entries[entry]{Prefix: listPrefix, Format: 1},
 		revocations: store.Entries[Revocation]{Prefix: revokedPrefix, Format: 1},
-		instances:   store.New(store.Entries[instance]{Prefix: instancePrefix, Format: 1}, store.Options{MaxEntries: 1, MaxAbsent: 1}),
+		instances:   store.New(store.Entries[instance]{Prefix: instancePrefix, Format: 1}, store.Options{MaxEntries: 1, MaxAbsent: 1, MaxAge: maxAge, Clock: clock}),
 		clock:       clock,
 		random:      random,
-		follows:     follows,
+		maxAge:      maxAge,
 		writers:     map[Owner]*writer{},
 		loading:     map[string]*loading{},
 		relist:      make(chan struct{}, 1),
@@ -197,7 +204,7 @@ func (l *Lists) begin(ctx context.Context, storage logical.Storage) (id string, 
 // continues reports whether more indexes of a list can still be given out, by
 // this engine or by the one that this node follows.
 func (l *Lists) continues(ctx context.Context, storage logical.Storage, of *entry) (bool, error) {
-	if !l.follows() {
+	if l.maxAge() == 0 {
 		l.mu.Lock()
 		defer l.mu.Unlock()
 		return of.Instance != "" && of.Instance == l.instance, nil
@@ -243,11 +250,7 @@ func (l *Lists) forget(id string) {
 	if li, ok := l.loaded.Peek(id); ok {
 		l.bytes -= li.bytes()
 		l.loaded.Remove(id)
-	}
-	for _, w := range l.writers {
-		if w.list != nil && w.list.entry.ID == id {
-			w.list, w.open = nil, nil
-		}
+		l.closeList(li)
 	}
 }
 
@@ -287,7 +290,7 @@ func (l *Lists) shrink() {
 
 func (l *Lists) beingFilled(li *list) bool {
 	w := l.writers[li.entry.Owner]
-	return w != nil && w.list == li
+	return li.open > 0 || w != nil && w.list == li
 }
 
 // change lets a list change in memory, and follows what it takes; l.mu is held.
@@ -374,8 +377,15 @@ func (l *Lists) Status(ctx context.Context, storage logical.Storage, ref Ref) (r
 
 // get returns a list, or nil if there is none.
 func (l *Lists) get(ctx context.Context, storage logical.Storage, id string) (*list, error) {
+	limit := l.maxAge()
 	l.mu.Lock()
 	li := l.inMemory(id)
+	if li != nil && limit > 0 {
+		if age := l.clock().Sub(li.readAt); age < 0 || age >= limit {
+			l.forget(id)
+			li = nil
+		}
+	}
 	l.mu.Unlock()
 	if li != nil {
 		return li, nil
@@ -416,7 +426,9 @@ func (l *Lists) get(ctx context.Context, storage logical.Storage, id string) (*l
 		}
 		close(this.done)
 	}()
-	this.list, this.err = l.read(context.WithoutCancel(ctx), storage, id)
+	ctx, cancel := store.Detach(ctx) // others may wait for it
+	defer cancel()
+	this.list, this.err = l.read(ctx, storage, id)
 	return this.list, this.err
 }
 
@@ -435,6 +447,8 @@ func (l *Lists) exists(ctx context.Context, storage logical.Storage, id string) 
 	if known, fresh := l.isKnown(id); known || fresh {
 		return known, nil // listed while this call waited
 	}
+	ctx, cancel := store.Detach(ctx) // others wait for it
+	defer cancel()
 	_, err := l.listIDs(ctx, storage)
 	known, _ := l.isKnown(id)
 	return known, err
@@ -468,17 +482,21 @@ func (l *Lists) listIDs(ctx context.Context, storage logical.Storage) ([]string,
 	return ids, nil
 }
 
-// read loads a list from the storage: two operations.
+// read loads a list from the storage: two operations. The revocations come first:
+// remove deletes them after the entry, so that what is read beside an entry is
+// complete.
 func (l *Lists) read(ctx context.Context, storage logical.Storage, id string) (*list, error) {
-	stored, err := l.entries.Read(ctx, storage, id)
-	if err != nil || stored == nil {
-		return nil, err
-	}
+	readAt := l.clock()
 	names, err := l.revocations.List(ctx, storage, id+"/")
 	if err != nil {
 		return nil, err
 	}
+	stored, err := l.entries.Read(ctx, storage, id)
+	if err != nil || stored == nil {
+		return nil, err
+	}
 	li := newList(stored)
+	li.readAt = readAt
 	for _, name := range names {
 		index, _, err := parseRevocationName(name)
 		if err != nil {

@@ -18,6 +18,8 @@ const (
 	// undatedMargin is when a revocation of format 0, which has no expiry in its
 	// name, is removed if its list is gone: long after any token it can be of.
 	undatedMargin = 2 * 365 * 24 * time.Hour
+	// maxFailures in a row end a run: the storage is then down.
+	maxFailures = 10
 )
 
 // Tidied is what a run of Tidy removed.
@@ -34,11 +36,16 @@ func (l *Lists) Tidy(ctx context.Context, storage logical.Storage, margin time.D
 	}
 	rand.Shuffle(len(ids), func(i, j int) { ids[i], ids[j] = ids[j], ids[i] })
 	var failed []error
+	inARow := 0
 	for _, id := range ids {
-		if ctx.Err() != nil {
+		if ctx.Err() != nil || inARow >= maxFailures {
 			break
 		}
-		if err := l.tidyList(ctx, storage, id, margin, &done); err != nil {
+		inARow++
+		switch err := l.tidyList(ctx, storage, id, margin, &done); {
+		case err == nil:
+			inARow = 0
+		case ctx.Err() == nil: // else its time is over, and a later run does it
 			failed = append(failed, fmt.Errorf("tidy status list %s: %w", id, err))
 		}
 	}
@@ -62,8 +69,12 @@ func (l *Lists) tidyList(ctx context.Context, storage logical.Storage, id string
 	until, swept := l.horizonOf(id)
 	if until.IsZero() || !now.Before(until.Add(margin)) {
 		stored, err := l.entries.Read(ctx, storage, id)
-		if err != nil || stored == nil {
+		if err != nil {
 			return err
+		}
+		if stored == nil { // somebody has removed it; its revocations are orphans
+			l.drop(id)
+			return nil
 		}
 		until = stored.Until
 		l.noteHorizon(id, func(h *horizon) { h.until = until })
@@ -107,34 +118,39 @@ func (l *Lists) remove(ctx context.Context, storage logical.Storage, id string, 
 		return nil // a token is joining it just now; the next run looks again
 	}
 	defer release()
-	if err := l.entries.Delete(ctx, storage, id); err != nil {
+	err := l.entries.Delete(ctx, storage, id)
+	l.drop(id) // on an error too: if it is still there, it will be listed again
+	if err != nil {
 		return err
 	}
-	l.mu.Lock()
-	l.forget(id)
-	delete(l.known, id)
-	l.mu.Unlock()
 	done.Lists++
 	return l.removeRevocations(ctx, storage, id, done, func(string, time.Time) (bool, error) { return true, nil })
+}
+
+// drop forgets that a list exists.
+func (l *Lists) drop(id string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.forget(id)
+	delete(l.known, id)
 }
 
 // stopFilling makes sure that no token joins the list, until release is called.
 func (l *Lists) stopFilling(id string) (release func(), ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for _, w := range l.writers {
-		if w.list == nil || w.list.entry.ID != id {
-			continue
-		}
-		select {
-		case w.changes <- struct{}{}:
-			w.list, w.open = nil, nil
-			return func() { <-w.changes }, true
-		default:
-			return nil, false
-		}
+	li, ok := l.loaded.Peek(id)
+	if !ok || !l.beingFilled(li) {
+		return func() {}, true
 	}
-	return func() {}, true
+	w := l.writers[li.entry.Owner]
+	select {
+	case w.changes <- struct{}{}:
+		l.closeList(li)
+		return func() { <-w.changes }, true
+	default:
+		return nil, false
+	}
 }
 
 // sweep removes the revocations of a list whose tokens expired long ago.
@@ -174,7 +190,7 @@ func (l *Lists) removeRevocations(ctx context.Context, storage logical.Storage, 
 }
 
 // tidyOrphans removes revocations whose list is gone, once their own tokens
-// expired long ago: a list may also just not be known here yet.
+// expired long ago: the list of a token may also come back, with a snapshot.
 func (l *Lists) tidyOrphans(ctx context.Context, storage logical.Storage, margin time.Duration, done *Tidied) error {
 	now := l.clock()
 	l.mu.Lock()
@@ -193,15 +209,27 @@ func (l *Lists) tidyOrphans(ctx context.Context, storage logical.Storage, margin
 		if known, _ := l.isKnown(id); known {
 			continue
 		}
-		err := l.removeRevocations(ctx, storage, id, done, func(name string, expires time.Time) (bool, error) {
-			if !expires.IsZero() {
-				return now.After(expires.Add(margin)), nil
-			}
-			revocation, err := l.revocations.Read(ctx, storage, id+"/"+name)
-			return revocation != nil && now.After(revocation.RevokedAt.Add(undatedMargin)), err
-		})
+		stored, err := l.entries.Read(ctx, storage, id)
+		if stored != nil {
+			continue // it is not gone
+		}
+		if err == nil {
+			err = l.removeRevocations(ctx, storage, id, done, func(name string, expires time.Time) (bool, error) {
+				if !expires.IsZero() {
+					return now.After(expires.Add(margin)), nil
+				}
+				revocation, err := l.revocations.Read(ctx, storage, id+"/"+name)
+				return revocation != nil && now.After(revocation.RevokedAt.Add(undatedMargin)), err
+			})
+		}
+		if ctx.Err() != nil {
+			return summary(failed) // its time is over, and the next run goes on
+		}
 		if err != nil {
 			failed = append(failed, err)
+		}
+		if len(failed) >= maxFailures {
+			break
 		}
 	}
 	if len(failed) == 0 {
