@@ -33,7 +33,13 @@ type Config struct {
 	StatusListTTL time.Duration `json:"status_list_ttl"`
 	// StatusListLifetime is how long it may use a copy while it cannot fetch.
 	StatusListLifetime time.Duration `json:"status_list_lifetime"`
+	// ListsValidUntil is until when lists may be used that were published with a
+	// longer lifetime than the present one. It is set when that is lowered.
+	ListsValidUntil time.Time `json:"lists_valid_until,omitzero"`
 }
+
+// MaxStatusListLifetime bounds StatusListLifetime.
+const MaxStatusListLifetime = 24 * time.Hour
 
 // Default is the configuration of a mount that nobody has configured.
 func Default() *Config {
@@ -53,10 +59,34 @@ func (c *Config) Validate() error {
 	switch {
 	case c.StatusListTTL < time.Second || c.StatusListTTL > time.Hour:
 		return usererror.Field("status_list_ttl", "must be between 1s and 1h")
-	case c.StatusListLifetime < 2*c.StatusListTTL || c.StatusListLifetime < time.Minute || c.StatusListLifetime > 24*time.Hour:
+	case c.StatusListLifetime < 2*c.StatusListTTL || c.StatusListLifetime < time.Minute || c.StatusListLifetime > MaxStatusListLifetime:
 		return usererror.Field("status_list_lifetime", "must be between 1m and 24h, and at least twice status_list_ttl (%s)", c.StatusListTTL)
 	}
 	return scope.ValidatePatterns("allowed_scopes", c.AllowedScopes)
+}
+
+// keepListsValid remembers until when lists may be used that were published before
+// their lifetime was lowered.
+func (c *Config) keepListsValid(before *Config, now time.Time) {
+	if c.StatusListLifetime >= before.StatusListLifetime {
+		return
+	}
+	if until := now.Add(before.StatusListLifetime); until.After(c.ListsValidUntil) {
+		c.ListsValidUntil = until.UTC().Truncate(time.Second).Add(time.Second)
+	}
+}
+
+// PublishedUntil returns until when status lists may be used that are published now,
+// or were before.
+func (c *Config) PublishedUntil(now time.Time) time.Time {
+	until := now.Add(c.StatusListLifetime)
+	if c.ListsValidUntil.After(until) {
+		until = c.ListsValidUntil
+	}
+	if latest := now.Add(MaxStatusListLifetime); until.After(latest) {
+		return latest // the clock was wrong when that was set
+	}
+	return until
 }
 
 // cleanIssuer checks an issuer by the rules of RFC 8414 §2: https, no query,
@@ -102,13 +132,17 @@ const entryName = "config"
 
 // Store keeps the one configuration of a mount.
 type Store struct {
+	Clock func() time.Time // time.Now unless set
+
 	entries store.Entries[Config]
 	current store.Snapshot[Config]
 	changes sync.Mutex
 }
 
 // NewStore returns an empty store.
-func NewStore() *Store { return &Store{entries: store.Entries[Config]{Prefix: entryName + "/"}} }
+func NewStore() *Store {
+	return &Store{Clock: time.Now, entries: store.Entries[Config]{Prefix: entryName + "/", Format: 1}}
+}
 
 // Get returns the configuration, or the default one if none was written.
 func (s *Store) Get(ctx context.Context, storage logical.Storage) (*Config, error) {
@@ -135,6 +169,7 @@ func (s *Store) Change(ctx context.Context, storage logical.Storage, change func
 	if err := changed.Validate(); err != nil {
 		return nil, nil, err
 	}
+	changed.keepListsValid(before, s.Clock())
 	defer s.current.Drop()
 	return before, &changed, s.entries.Put(ctx, storage, entryName, &changed)
 }
