@@ -30,6 +30,8 @@ func Factory(ctx context.Context, conf *logical.BackendConfig) (logical.Backend,
 type tokensBackend struct {
 	*framework.Backend
 	engine     *backend.Engine
+	keySet     derived[*keyring.KeySet]
+	metadata   derived[metadataSource]
 	bodyFields map[*framework.Path]map[string]bool // that a request may set
 }
 
@@ -61,6 +63,7 @@ func newBackend(ctx context.Context, conf *logical.BackendConfig, clock func() t
 		return nil, err
 	}
 	b.engine = backend.NewEngine(system, clock, b.GetRandomReader())
+	b.engine.Keys.Report = b.logKeyProblem
 	b.Paths = framework.PathAppend(
 		b.pathConfig(),
 		b.pathRoles(),
@@ -113,10 +116,12 @@ func (b *tokensBackend) guard(req *logical.Request, err *error) {
 	}
 }
 
-// refuse turns a caller's mistake into a 400; other errors pass.
+// refuse turns a caller's mistake into a 400; other errors pass. Vault's periodic
+// request has no caller who would read an answer: its errors pass, so that they are
+// in Vault's log.
 func (b *tokensBackend) refuse(req *logical.Request, err error) (*logical.Response, error) {
 	var mistake *usererror.Error
-	if !errors.As(err, &mistake) {
+	if !errors.As(err, &mistake) || req.Operation == logical.RollbackOperation {
 		return nil, err
 	}
 	// Error text appears in clear in both logs, and a caller may have put a token

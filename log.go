@@ -3,6 +3,7 @@ package tokens
 import (
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/keyring"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/token"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/verify/format"
 )
 
 // What several doors log. No line holds a token, or what a caller typed.
@@ -26,6 +27,12 @@ func (b *tokensBackend) logRotation(rotation *keyring.Rotation) {
 	if rotation.Rotated {
 		b.Logger().Info("key rotated", "key", rotation.Key.Name, "kid", rotation.Signing.ID, "version", rotation.Signing.Number)
 	}
+}
+
+// logKeyProblem logs what keeps a key from being used, or from being rotated by
+// itself.
+func (b *tokensBackend) logKeyProblem(name string, problem error) {
+	b.Logger().Error("signing key needs attention", "key", name, "problem", format.Redact(problem.Error()))
 }
 
 func (b *tokensBackend) logKeyCreated(key *keyring.Key) {

@@ -8,6 +8,8 @@ import (
 
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
+
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/keyring"
 )
 
 const (
@@ -26,6 +28,28 @@ type issuerMetadata struct {
 	SubjectTypes      []string `json:"subject_types_supported"`
 	SigningAlgorithms []string `json:"id_token_signing_alg_values_supported,omitempty"`
 	Claims            []string `json:"claims_supported"`
+}
+
+// metadataSource is what the metadata are made from.
+type metadataSource struct {
+	issuer string
+	keys   *keyring.KeySet
+}
+
+func (s metadataSource) encode() ([]byte, error) {
+	body, err := json.Marshal(issuerMetadata{
+		Issuer:            s.issuer,
+		JWKSURI:           s.issuer + "/jwks",
+		ResponseTypes:     []string{},
+		GrantTypes:        []string{},
+		SubjectTypes:      []string{"public"},
+		SigningAlgorithms: s.keys.Algorithms,
+		Claims:            []string{"iss", "sub", "aud", "exp", "nbf", "iat", "jti", "client_id", "scope", "status", "cnf"},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("encode metadata: %w", err)
+	}
+	return body, nil
 }
 
 func (b *tokensBackend) pathDiscovery() []*framework.Path {
@@ -55,21 +79,14 @@ func (b *tokensBackend) pathDiscoveryRead(ctx context.Context, req *logical.Requ
 	if c.Issuer == "" {
 		return nil, nil
 	}
-	algorithms, err := b.engine.Keys.Algorithms(ctx, req.Storage)
+	set, err := b.engine.Keys.KeySet(ctx, req.Storage)
 	if err != nil {
 		return nil, err
 	}
-	body, err := json.Marshal(issuerMetadata{
-		Issuer:            c.Issuer,
-		JWKSURI:           c.Issuer + "/jwks",
-		ResponseTypes:     []string{},
-		GrantTypes:        []string{},
-		SubjectTypes:      []string{"public"},
-		SigningAlgorithms: algorithms,
-		Claims:            []string{"iss", "sub", "aud", "exp", "nbf", "iat", "jti", "client_id", "scope", "status", "cnf"},
-	})
+	source := metadataSource{c.Issuer, set}
+	metadata, err := b.metadata.get(source, source.encode)
 	if err != nil {
-		return nil, fmt.Errorf("encode metadata: %w", err)
+		return nil, err
 	}
-	return raw(req, "application/json", keySetMaxAge(), body), nil
+	return raw(req, "application/json", keySetMaxAge(), metadata), nil
 }

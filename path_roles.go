@@ -237,7 +237,7 @@ func (b *tokensBackend) changeRole(ctx context.Context, req *logical.Request, da
 		return nil, err
 	}
 	b.Logger().Info("role written", "role", name, "token_type", done.Role.TokenType, "created", done.Created)
-	return b.warnCapped(done.Role, done.Ceilings.MaxTTL), nil
+	return warnYoungKey(b.warnCapped(done.Role, done.Ceilings.MaxTTL), done), nil
 }
 
 // setRoleFields sets the fields that the request names; null, which only a
@@ -291,7 +291,7 @@ func (b *tokensBackend) pathRolesDelete(ctx context.Context, req *logical.Reques
 	if err != nil {
 		return nil, err
 	}
-	deleted, err := b.engine.Roles.Remove(ctx, req.Storage, name)
+	deleted, err := b.engine.DeleteRole(ctx, req.Storage, name)
 	if err != nil || !deleted {
 		return nil, err
 	}

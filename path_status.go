@@ -38,5 +38,5 @@ func (b *tokensBackend) pathStatusRead(ctx context.Context, req *logical.Request
 	if err != nil || list == nil {
 		return nil, err
 	}
-	return raw(req, "application/"+format.StatusListType, maxAge, list), nil
+	return raw(req, "application/"+format.StatusListType, maxAge, newDocument(list)), nil
 }

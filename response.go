@@ -9,10 +9,12 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/vault/sdk/logical"
 
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/keyring"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/token"
 )
@@ -84,6 +86,19 @@ func introspectionData(answer *token.Answer) map[string]any {
 	return data
 }
 
+// warnYoungKey warns, in the answer to the write of a role, that verifiers may not
+// have the key that the role was given.
+func warnYoungKey(resp *logical.Response, done *backend.RoleChange) *logical.Response {
+	if done.Young == nil {
+		return resp
+	}
+	if resp == nil {
+		resp = &logical.Response{}
+	}
+	resp.AddWarning("the version of key \"" + done.Role.Key + "\" that signs has been published for " + done.Young.Round(time.Second).String() + " only; verifiers that do not fetch the key set again for an unknown kid may refuse tokens of the role for up to " + keyring.MaxCacheTime.String())
+	return resp
+}
+
 // rfc3339 formats a time for an answer.
 func rfc3339(t time.Time) string { return t.UTC().Format(time.RFC3339) }
 
@@ -109,21 +124,54 @@ func keySetMaxAge() time.Duration {
 	return keyring.MaxCacheTime - rand.N(keyring.MaxCacheTime/5)
 }
 
-// raw answers with a body that Vault passes on as it is. The entity tag has an
-// effect only if the mount is tuned to pass ETag and If-None-Match.
-func raw(req *logical.Request, contentType string, maxAge time.Duration, body []byte) *logical.Response {
+// document is a body that is answered as it is, with its entity tag.
+type document struct {
+	body []byte
+	tag  string
+}
+
+func newDocument(body []byte) *document {
 	digest := sha256.Sum256(body)
-	tag := `"` + base64.RawURLEncoding.EncodeToString(digest[:16]) + `"`
+	return &document{body: body, tag: `"` + base64.RawURLEncoding.EncodeToString(digest[:16]) + `"`}
+}
+
+// derived keeps a document, so that it is made once for what it is made from, and
+// not once per request.
+type derived[From comparable] struct {
+	last atomic.Pointer[derivation[From]]
+}
+
+type derivation[From comparable] struct {
+	from From
+	document
+}
+
+func (d *derived[From]) get(from From, body func() ([]byte, error)) (*document, error) {
+	if last := d.last.Load(); last != nil && last.from == from {
+		return &last.document, nil
+	}
+	made, err := body()
+	if err != nil {
+		return nil, err
+	}
+	this := &derivation[From]{from, *newDocument(made)}
+	d.last.Store(this)
+	return &this.document, nil
+}
+
+// raw answers with a document that Vault passes on as it is. The entity tag has an
+// effect only if the mount is tuned to pass ETag and If-None-Match.
+func raw(req *logical.Request, contentType string, maxAge time.Duration, d *document) *logical.Response {
 	resp := &logical.Response{
 		Data: map[string]any{
 			logical.HTTPStatusCode:         http.StatusOK,
 			logical.HTTPContentType:        contentType,
 			logical.HTTPCacheControlHeader: fmt.Sprintf("public, max-age=%d", int(maxAge.Seconds())),
-			logical.HTTPRawBody:            body,
+			logical.HTTPRawBody:            d.body,
 		},
-		Headers: map[string][]string{"ETag": {tag}},
+		Headers: map[string][]string{"ETag": {d.tag}},
 	}
-	if slices.Contains(req.Headers["If-None-Match"], tag) {
+	if slices.Contains(req.Headers["If-None-Match"], d.tag) {
 		resp.Data[logical.HTTPStatusCode] = http.StatusNotModified
 		delete(resp.Data, logical.HTTPRawBody)
 	}

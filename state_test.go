@@ -102,6 +102,7 @@ func TestStoredState(t *testing.T) {
 			"revoke possessed": (*oldMount).checkRevokePossessed,
 			"rotation":         (*oldMount).checkRotation,
 			"expiry":           (*oldMount).checkExpiry,
+			"retired keys":     (*oldMount).checkRetiredKeys,
 			"tidying keeps":    (*oldMount).checkTidyKeeps,
 			"tidying removes":  (*oldMount).checkTidyRemoves,
 			"rewrite":          (*oldMount).checkRewrite,
@@ -447,7 +448,7 @@ func (m *oldMount) checkRotation() {
 		if err := json.Unmarshal(m.state.Reads["keys/"+name], &key); err != nil {
 			m.t.Fatal(name, err)
 		}
-		rotated := m.must(logical.UpdateOperation, "keys/"+name+"/rotate", nil).Data
+		rotated := m.must(logical.UpdateOperation, "keys/"+name+"/rotate", map[string]any{"force": true}).Data
 		for _, version := range key.Versions {
 			switch {
 			case version.State == "next" && rotated["kid"] != version.KID:
@@ -502,6 +503,41 @@ func (m *oldMount) checkTidyKeeps() {
 	m.checkStatusLists()
 }
 
+// checkRetiredKeys looks into the storage: a version that does not sign any more
+// keeps no private half, in whatever form it was stored.
+func (m *oldMount) checkRetiredKeys() {
+	m.t.Helper()
+	m.tidy()
+	retired := 0
+	for _, name := range m.list("keys/") {
+		entry, err := m.storage.Get(context.Background(), "key/"+name)
+		if err != nil {
+			m.t.Fatal(err)
+		}
+		var key struct {
+			Versions []struct {
+				State   string `json:"state"`
+				Private []byte `json:"private_key"`
+			} `json:"versions"`
+		}
+		if err := json.Unmarshal(entry.Value, &key); err != nil {
+			m.t.Fatal(err)
+		}
+		for i, version := range key.Versions {
+			if version.State == "retired" {
+				retired++
+			}
+			if has, signs := version.Private != nil, version.State != "retired"; has != signs {
+				m.t.Errorf("key %s: version %d is %s; has a private half: %v", name, i, version.State, has)
+			}
+		}
+	}
+	if retired == 0 {
+		m.t.Error("no retired version in the fixture")
+	}
+	m.expectUnchanged()
+}
+
 // checkTidyRemoves waits until nothing can be live: what the operator wrote is
 // all that stays.
 func (m *oldMount) checkTidyRemoves() {
@@ -516,7 +552,7 @@ func (m *oldMount) checkTidyRemoves() {
 		m.t.Fatal(err)
 	}
 	for _, key := range keys {
-		if folder, _, _ := strings.Cut(key, "/"); !slices.Contains([]string{"config", "key", "role"}, folder) {
+		if folder, _, _ := strings.Cut(key, "/"); !slices.Contains([]string{"config", "key", "keyuse", "role", "tidy"}, folder) {
 			m.t.Errorf("%s is left", key)
 		}
 	}

@@ -6,6 +6,7 @@ package backend
 import (
 	"context"
 	"io"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/vault/sdk/helper/consts"
@@ -31,6 +32,10 @@ type Engine struct {
 	Tokens *token.Tokens
 
 	system logical.SystemView
+	clock  func() time.Time
+	// allReferred is set once it is known that every role that names a key refers
+	// to it.
+	allReferred atomic.Bool
 }
 
 // NewEngine returns the engine of a mount. The clock decides what has expired;
@@ -44,11 +49,13 @@ func NewEngine(system logical.SystemView, clock func() time.Time, random io.Read
 	}
 	e := &Engine{
 		system: system,
+		clock:  clock,
 		Config: config.NewStore(),
 		Roles:  role.NewStore(),
 		Keys:   keyring.New(clock),
 		Lists:  statuslist.New(clock, random, maxAge),
 	}
+	e.Config.Clock = clock
 	e.Tokens = token.New(token.Dependencies{
 		Config: e.Config,
 		Roles:  e.Roles,
@@ -81,6 +88,10 @@ func writeSafe(system logical.SystemView) bool {
 
 // Invalidate drops what is cached of a storage key that changed elsewhere.
 func (e *Engine) Invalidate(key string) {
+	if key == e.references().Key(referencesName) {
+		e.allReferred.Store(false) // to be read again
+		return
+	}
 	_ = e.Config.Invalidate(key) ||
 		e.Roles.Invalidate(key) ||
 		e.Keys.Invalidate(key) ||

@@ -21,24 +21,24 @@ func TestRotateKey(t *testing.T) {
 	if _, _, err := f.Config.Change(f.ctx, f.storage, func(c *config.Config) { c.StatusListLifetime = 7 * time.Hour }); err != nil {
 		t.Fatal(err)
 	}
-	rotation, err := f.RotateKey(f.ctx, f.storage, "k", false)
+	rotation, err := f.RotateKey(f.ctx, f.storage, "k", true)
 	if err != nil || !rotation.Retired.NotAfter.Equal(f.now.Add(7*time.Hour)) {
 		t.Errorf("rotated %+v, %v", rotation, err)
 	}
-	if rotation, err = f.RotateKey(f.ctx, f.storage, "k", true); err != nil || rotation.Retired != nil || len(rotation.Dropped) != 3 {
+	if rotation, err = f.Keys.EmergencyRotate(f.ctx, f.storage, "k"); err != nil || rotation.Retired != nil || len(rotation.Dropped) != 3 {
 		t.Errorf("rotated in an emergency %+v, %v", rotation, err)
 	}
-	for _, emergency := range []bool{false, true} {
-		_, err := f.RotateKey(f.ctx, f.storage, "never", emergency)
-		wantMistake(t, "rotate what never was", err, "name")
-	}
+	_, err = f.RotateKey(f.ctx, f.storage, "never", true)
+	wantMistake(t, "rotate what never was", err, "name")
+	_, err = f.Keys.EmergencyRotate(f.ctx, f.storage, "never")
+	wantMistake(t, "rotate what never was in an emergency", err, "name")
 	// A leaked key can be dropped even if the configuration cannot be read.
 	f.restart()
 	f.storage.Before(storetest.Fail("config/", storetest.Get))
-	if _, err := f.RotateKey(f.ctx, f.storage, "k", false); err == nil {
+	if _, err := f.RotateKey(f.ctx, f.storage, "k", true); err == nil {
 		t.Error("rotated without knowing how long lists live")
 	}
-	if _, err := f.RotateKey(f.ctx, f.storage, "k", true); err != nil {
+	if _, err := f.Keys.EmergencyRotate(f.ctx, f.storage, "k"); err != nil {
 		t.Errorf("an emergency rotation needs the configuration: %v", err)
 	}
 }
@@ -53,7 +53,7 @@ func TestDeleteKey(t *testing.T) {
 	_, err := f.DeleteKey(f.ctx, f.storage, role.DefaultKey)
 	wantMistake(t, "with a role that names it", err, "name")
 	f.issue("jwt")
-	if _, err := f.Roles.Remove(f.ctx, f.storage, "jwt"); err != nil {
+	if _, err := f.DeleteRole(f.ctx, f.storage, "jwt"); err != nil {
 		t.Fatal(err)
 	}
 	_, err = f.DeleteKey(f.ctx, f.storage, role.DefaultKey)

@@ -2,6 +2,7 @@ package backend
 
 import (
 	"context"
+	"time"
 
 	"github.com/hashicorp/vault/sdk/logical"
 
@@ -16,6 +17,9 @@ type RoleChange struct {
 	Created  bool
 	Ceilings *config.Config
 	NewKey   *keyring.Key // the default key, if the role is the first to need it
+	// Young is how long the key that the role was given has published the version
+	// that signs, if that is less than verifiers may cache the key set.
+	Young *time.Duration
 }
 
 // ChangeRole stores what change makes of a role, if that is valid. If there is
@@ -43,30 +47,7 @@ func (e *Engine) ChangeRole(ctx context.Context, storage logical.Storage, name s
 		return nil, err
 	}
 	if done.Role.TokenType == role.JWT {
-		if done.NewKey, err = e.requireKey(ctx, storage, done.Role); err != nil {
-			return done, err
-		}
+		return done, e.putWithKey(ctx, storage, old, done)
 	}
 	return done, e.Roles.Put(ctx, storage, name, done.Role)
-}
-
-// requireKey makes sure that a role's signing key exists and allows the role.
-// It makes the default key, and returns it then: here the caller may write
-// roles, which nobody without a Vault token may.
-func (e *Engine) requireKey(ctx context.Context, storage logical.Storage, r *role.Role) (made *keyring.Key, err error) {
-	key, err := e.Keys.Get(ctx, storage, r.Key)
-	if err != nil {
-		return nil, err
-	}
-	if key == nil && r.Key == role.DefaultKey {
-		written, created, err := e.Keys.Write(ctx, storage, r.Key, keyring.Settings{})
-		if err != nil {
-			return nil, err
-		}
-		if created {
-			made = written
-		}
-	}
-	_, err = e.Keys.Usable(ctx, storage, r.Key, r.Name)
-	return made, err
 }

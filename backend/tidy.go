@@ -36,15 +36,20 @@ func (e *Engine) Tidy(ctx context.Context, storage logical.Storage) (*TidyResult
 		return nil, err
 	}
 	done := &TidyResult{}
-	var errRotate, errLists, errTokens error
-	done.Rotations, errRotate = e.Keys.RotateDue(ctx, storage, c.StatusListLifetime)
+	var errRotate, errReferences, errLists, errTokens error
+	within(ctx, func(ctx context.Context) {
+		done.Rotations, errRotate = e.Keys.RotateDue(ctx, storage, c.PublishedUntil(e.clock()))
+	})
+	within(ctx, func(ctx context.Context) {
+		errReferences = e.tidyReferences(ctx, storage)
+	})
 	within(ctx, func(ctx context.Context) {
 		done.Lists, errLists = e.Lists.Tidy(ctx, storage, safetyMargin)
 	})
 	within(ctx, func(ctx context.Context) {
 		done.Tokens, errTokens = e.Tokens.Tidy(ctx, storage, safetyMargin)
 	})
-	return done, errors.Join(errRotate, errLists, errTokens)
+	return done, errors.Join(errRotate, errReferences, errLists, errTokens)
 }
 
 func within(ctx context.Context, part func(ctx context.Context)) {

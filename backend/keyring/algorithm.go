@@ -76,3 +76,16 @@ func generateEd25519() (crypto.Signer, error) {
 }
 
 func generateRSA() (crypto.Signer, error) { return rsa.GenerateKey(rand.Reader, rsaBits) }
+
+// signatureLength returns how long a signature is, in bytes (RFC 7518 §3.3, §3.4
+// and RFC 8032).
+func signatureLength(public crypto.PublicKey) int {
+	switch key := public.(type) {
+	case *ecdsa.PublicKey:
+		return 2 * ((key.Curve.Params().BitSize + 7) / 8)
+	case *rsa.PublicKey:
+		return key.Size()
+	default:
+		return ed25519.SignatureSize
+	}
+}

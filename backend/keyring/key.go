@@ -2,10 +2,8 @@ package keyring
 
 import (
 	"crypto"
-	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -14,6 +12,8 @@ import (
 	"github.com/go-jose/go-jose/v4"
 	"github.com/golang-jwt/jwt/v5"
 	"github.com/ryanuber/go-glob"
+
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/usererror"
 )
 
 // State is a stage in the life of a key version.
@@ -27,35 +27,52 @@ const (
 	Retired State = "retired"
 )
 
-// Key is a named signing key as stored. It redacts its private halves.
+// Key is a named signing key. What Keyring returns is shared: treat it as
+// immutable. Its stored form is storedKey.
 type Key struct {
-	Name           string        `json:"name"`
-	Algorithm      string        `json:"algorithm"`
-	RotationPeriod time.Duration `json:"rotation_period,omitempty"` // zero: rotated on demand only
-	AllowedRoles   []string      `json:"allowed_roles"`             // patterns; empty allows none
-	CreatedAt      time.Time     `json:"created_at"`
-	Versions       []*Version    `json:"versions"` // oldest first; one is next, one signs
+	Name           string
+	Algorithm      string
+	RotationPeriod time.Duration // zero: rotated on demand only
+	AllowedRoles   []string      // patterns; empty allows none
+	CreatedAt      time.Time
+	Versions       []*Version // oldest first; one is next, one signs
+
+	outdated bool // stored in a form that keeps more than is needed
 }
 
-// Version is one key pair of a key.
+// Version is one key pair of a key. Nothing that prints or encodes it shows the
+// private half.
 type Version struct {
-	Number    int       `json:"version"`
-	ID        string    `json:"kid"` // RFC 7638 thumbprint
-	Algorithm string    `json:"algorithm"`
-	State     State     `json:"state"`
-	CreatedAt time.Time `json:"created_at"` // and published since
+	Number    int
+	ID        string // RFC 7638 thumbprint
+	Algorithm string
+	State     State
+	CreatedAt time.Time // and published since
 	// SigningSince is when the version began to sign.
-	SigningSince time.Time `json:"signing_since,omitzero"`
-	// SignedUntil bounds what the version has signed: none of it expires later.
-	SignedUntil time.Time `json:"signed_until,omitzero"`
+	SigningSince time.Time
+	// SignedUntil is what the key's own entry says of when the last of what the
+	// version signed expires. The key's horizon may be later.
+	SignedUntil time.Time
 	// NotAfter is when a retired version stops being published; it is fixed
 	// when the version retires.
-	NotAfter time.Time `json:"not_after,omitzero"`
-	PKCS8    []byte    `json:"private_key"`
+	NotAfter time.Time
+	// Problem is why the version cannot be used, if so. It is neither published
+	// nor signs then.
+	Problem string
 
-	signer crypto.Signer
-	method jwt.SigningMethod
+	public  crypto.PublicKey
+	method  jwt.SigningMethod
+	jwk     []byte
+	private private // nil once retired
+	raw     raw     // as stored, of a version that has a problem
 }
+
+// private is a private half. It is a closure since nothing that prints values or
+// encodes them can look into one, whatever it knows of redaction.
+type private func() crypto.Signer
+
+// raw is a stored version with its private half, hidden in the same way.
+type raw func() json.RawMessage
 
 // Signing returns the version that signs.
 func (k *Key) Signing() (*Version, error) { return k.inState(Signing) }
@@ -65,20 +82,21 @@ func (k *Key) Next() (*Version, error) { return k.inState(Next) }
 
 func (k *Key) inState(state State) (*Version, error) {
 	for _, v := range k.Versions {
-		if v.State == state {
+		if v.State == state && v.Problem == "" {
 			return v, nil
 		}
 	}
-	return nil, fmt.Errorf("key %s has no version that is %s", k.Name, state)
+	return nil, usererror.Field("key", "%q has no version that can be read and is %s; drop what it has with keys/%s/rotate-emergency, which ends all tokens that it signed", k.Name, state, k.Name)
 }
 
 // NextRotation returns when the key is rotated by itself; zero if never.
 func (k *Key) NextRotation() time.Time {
-	signing, err := k.Signing()
-	if err != nil || k.RotationPeriod == 0 {
+	signing, errSigning := k.Signing()
+	next, errNext := k.Next()
+	if errSigning != nil || errNext != nil || k.RotationPeriod == 0 {
 		return time.Time{}
 	}
-	return signing.SigningSince.Add(k.RotationPeriod)
+	return later(signing.SigningSince.Add(k.RotationPeriod), next.CreatedAt.Add(MinPublished))
 }
 
 // Allows reports whether a role may use the key.
@@ -86,48 +104,51 @@ func (k *Key) Allows(role string) bool {
 	return slices.ContainsFunc(k.AllowedRoles, func(pattern string) bool { return glob.Glob(pattern, role) })
 }
 
-// addVersion gives the key a new version.
-func (k *Key) addVersion(a algorithm, state State, now time.Time) error {
-	number := 1
-	if len(k.Versions) > 0 {
-		number = k.Versions[len(k.Versions)-1].Number + 1
+// problem tells of a version that cannot be used, nil if there is none.
+func (k *Key) problem() error {
+	for _, v := range k.Versions {
+		if v.Problem != "" {
+			return fmt.Errorf("version %d (%s) of key %q cannot be used: %s; its tokens are refused. Restore the entry from a backup, or start over with keys/%s/rotate-emergency, which ends all tokens of the key", v.Number, v.State, k.Name, v.Problem, k.Name)
+		}
 	}
-	v, err := newVersion(number, a, state, now)
-	if err != nil {
-		return err
-	}
-	if state == Signing {
-		v.SigningSince = now
-	}
-	k.Versions = append(k.Versions, v)
 	return nil
 }
 
-// SignedUntil bounds what any version of the key has signed.
-func (k *Key) SignedUntil() time.Time {
-	var until time.Time
+// add gives the key a new version.
+func (k *Key) add(pair *Version, state State, now time.Time) *Version {
+	number := 0
 	for _, v := range k.Versions {
-		if v.SignedUntil.After(until) {
-			until = v.SignedUntil
-		}
+		number = max(number, v.Number)
 	}
-	return until
+	v := *pair
+	v.Number, v.State, v.CreatedAt = number+1, state, now
+	if state == Signing {
+		v.SigningSince = now
+	}
+	k.Versions = append(k.Versions, &v)
+	return &v
 }
 
-func newVersion(number int, a algorithm, state State, now time.Time) (*Version, error) {
+// generate makes a key pair. It takes long for RSA: call it without a lock.
+func generate(a algorithm) (*Version, error) {
 	signer, err := a.generate()
 	if err != nil {
 		return nil, fmt.Errorf("generate %s key: %w", a.name, err)
 	}
-	pkcs8, err := x509.MarshalPKCS8PrivateKey(signer)
-	if err != nil {
-		return nil, fmt.Errorf("encode %s key: %w", a.name, err)
+	v := &Version{Algorithm: a.name, method: a.method, private: func() crypto.Signer { return signer }}
+	return v, v.setPublic(signer.Public())
+}
+
+// setPublic sets the public half and what is derived from it.
+func (v *Version) setPublic(public crypto.PublicKey) (err error) {
+	v.public = public
+	if v.ID, err = thumbprint(public); err != nil {
+		return err
 	}
-	v := &Version{Number: number, Algorithm: a.name, State: state, CreatedAt: now, PKCS8: pkcs8, signer: signer, method: a.method}
-	if v.ID, err = thumbprint(signer.Public()); err != nil {
-		return nil, err
+	if v.jwk, err = json.Marshal(v.JWK()); err != nil {
+		return fmt.Errorf("encode public key %s: %w", v.ID, err)
 	}
-	return v, nil
+	return nil
 }
 
 func thumbprint(public crypto.PublicKey) (string, error) {
@@ -139,52 +160,42 @@ func thumbprint(public crypto.PublicKey) (string, error) {
 	return base64.RawURLEncoding.EncodeToString(sum), nil
 }
 
-// UnmarshalJSON decodes a stored version and its private key. What cannot be
-// decoded is an error: a key ring with a hole in it must not be used.
-func (v *Version) UnmarshalJSON(raw []byte) error {
-	type plain Version // without this method
-	if err := json.Unmarshal(raw, (*plain)(v)); err != nil {
-		return err
-	}
-	a, ok := algorithmByName(v.Algorithm)
-	if !ok {
-		return fmt.Errorf("key version %d: unknown algorithm %q", v.Number, v.Algorithm)
-	}
-	private, err := x509.ParsePKCS8PrivateKey(v.PKCS8)
-	if err != nil {
-		return fmt.Errorf("key version %d: private key cannot be decoded", v.Number)
-	}
-	signer, ok := private.(crypto.Signer)
-	if !ok {
-		return errors.New("private key cannot sign")
-	}
-	v.signer, v.method = signer, a.method
-	return nil
-}
-
 // JWK returns the public half as a JSON Web Key (RFC 7517).
 func (v *Version) JWK() jose.JSONWebKey {
-	return jose.JSONWebKey{Key: v.signer.Public(), KeyID: v.ID, Algorithm: v.Algorithm, Use: "sig"}
+	return jose.JSONWebKey{Key: v.public, KeyID: v.ID, Algorithm: v.Algorithm, Use: "sig"}
 }
 
-// Public returns the public half.
-func (v *Version) Public() crypto.PublicKey { return v.signer.Public() }
+// Public returns the public half, or nil if the version has a problem.
+func (v *Version) Public() crypto.PublicKey { return v.public }
 
 // Method returns the version's signature method.
 func (v *Version) Method() jwt.SigningMethod { return v.method }
 
 // Sign signs claims into a JWT in compact serialization, with the given typ.
 func (v *Version) Sign(typ string, claims jwt.Claims) (string, error) {
-	token := jwt.Token{
-		Header: map[string]any{"typ": typ, "alg": v.method.Alg(), "kid": v.ID},
-		Claims: claims,
-		Method: v.method,
+	if v.private == nil {
+		return "", fmt.Errorf("key version %s has no private half any more", v.ID)
 	}
-	signed, err := token.SignedString(v.signer)
+	token := jwt.Token{Header: v.header(typ), Claims: claims, Method: v.method}
+	signed, err := token.SignedString(v.private())
 	if err != nil {
 		return "", fmt.Errorf("sign with key %s: %w", v.ID, err)
 	}
 	return signed, nil
+}
+
+// SignedLength returns how long the JWT will be that Sign makes of such claims.
+func (v *Version) SignedLength(typ string, claims jwt.Claims) (int, error) {
+	token := jwt.Token{Header: v.header(typ), Claims: claims, Method: v.method}
+	unsigned, err := token.SigningString()
+	if err != nil {
+		return 0, fmt.Errorf("measure claims: %w", err)
+	}
+	return len(unsigned) + 1 + base64.RawURLEncoding.EncodedLen(signatureLength(v.public)), nil
+}
+
+func (v *Version) header(typ string) map[string]any {
+	return map[string]any{"typ": typ, "alg": v.method.Alg(), "kid": v.ID}
 }
 
 // Expired reports whether a retired version need no longer be published.

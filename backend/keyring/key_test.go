@@ -5,6 +5,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/ed25519"
 	"crypto/rsa"
+	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
@@ -22,7 +23,7 @@ func secretsOf(t *testing.T, v *Version) []string {
 	t.Helper()
 	var private []byte
 	var decimals []string
-	switch key := v.signer.(type) {
+	switch key := v.private().(type) {
 	case *ecdsa.PrivateKey:
 		var err error
 		if private, err = key.Bytes(); err != nil {
@@ -37,16 +38,19 @@ func secretsOf(t *testing.T, v *Version) []string {
 		t.Fatalf("%T", key)
 	}
 	decimals = append(decimals, new(big.Int).SetBytes(private).String())
+	pkcs8, err := x509.MarshalPKCS8PrivateKey(v.private())
+	if err != nil {
+		t.Fatal(err)
+	}
 	part := private[4:20]
 	bytesAs := func(verb string) string { return strings.Trim(fmt.Sprintf(verb, part), "[]") }
 	goSyntax := fmt.Sprintf("%#v", part)
 	goSyntax = goSyntax[strings.IndexByte(goSyntax, '{')+1 : len(goSyntax)-1]
-	return append(decimals, string(part), bytesAs("%d"), bytesAs("%x"), bytesAs("%X"), goSyntax, base64.StdEncoding.EncodeToString(v.PKCS8)[:40])
+	return append(decimals, string(part), bytesAs("%d"), bytesAs("%x"), bytesAs("%X"), goSyntax, base64.StdEncoding.EncodeToString(pkcs8)[:40], base64.StdEncoding.EncodeToString(pkcs8)[30:60], base64.RawURLEncoding.EncodeToString(private)[:20])
 }
 
-// A version redacts itself under fmt and slog. What knows neither and encodes
-// fields, such as hclog in its JSON format, gets the form that is stored, so
-// code must log the id alone.
+// No way to print or encode what the package returns shows a private half: not
+// fmt, not slog, not hclog in either format, not JSON as answers are encoded.
 func TestPrivateHalvesAreRedacted(t *testing.T) {
 	for _, algorithm := range []string{"ES256", "Ed25519", "RS256"} {
 		f := everyAlgorithmFor(t)
@@ -55,6 +59,8 @@ func TestPrivateHalvesAreRedacted(t *testing.T) {
 		printed := map[string]string{}
 		for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x"} {
 			printed["version "+verb] = fmt.Sprintf(verb, version)
+			printed["version by value "+verb] = fmt.Sprintf(verb, *version)
+			printed["key by value "+verb] = fmt.Sprintf(verb, *key)
 			printed["versions "+verb] = fmt.Sprintf(verb, key.Versions)
 			printed["key "+verb] = fmt.Sprintf(verb, key)
 			printed["rotation "+verb] = fmt.Sprintf(verb, &Rotation{Key: key, Signing: version})
@@ -68,10 +74,19 @@ func TestPrivateHalvesAreRedacted(t *testing.T) {
 			slog.New(handler(&log)).Info("m", "version", version)
 			printed[name+" log of version"] = log.String()
 		}
-		var log bytes.Buffer
-		logger := hclog.New(&hclog.LoggerOptions{Output: &log})
-		logger.Info("m", "version", version, "versions", key.Versions, "key", key)
-		printed["log as text"] = log.String()
+		for _, asJSON := range []bool{false, true} { // JSON is what a plugin logs
+			var log bytes.Buffer
+			logger := hclog.New(&hclog.LoggerOptions{Output: &log, JSONFormat: asJSON})
+			logger.Info("m", "version", version, "value", *version, "versions", key.Versions, "key", key, "rotation", &Rotation{Key: key, Signing: version})
+			printed[fmt.Sprint("log, in JSON: ", asJSON)] = log.String()
+		}
+		for name, value := range map[string]any{"version": version, "key": key, "rotation": &Rotation{Key: key, Signing: version}} {
+			encoded, err := json.Marshal(value)
+			if err != nil {
+				t.Fatal(err)
+			}
+			printed[name+" in JSON"] = string(encoded)
+		}
 		public, err := json.Marshal(version.JWK())
 		if err != nil {
 			t.Fatal(err)

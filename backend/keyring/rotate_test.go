@@ -127,7 +127,7 @@ func TestRotateDueGoesOn(t *testing.T) {
 	}
 	f.now = f.now.Add(hour)
 	f.storage.Before(storetest.Fail(StoragePrefix+"b", storetest.Put))
-	done, err := f.RotateDue(f.ctx, f.storage, time.Minute)
+	done, err := f.RotateDue(f.ctx, f.storage, f.now.Add(time.Minute))
 	if !errors.Is(err, storetest.ErrInjected) || len(done) != 2 {
 		t.Errorf("rotated %d, %v", len(done), err)
 	}
@@ -155,14 +155,14 @@ func TestEmergencyRotate(t *testing.T) {
 			t.Errorf("%s is still published", v)
 		}
 	}
-	if until := f.get("k").SignedUntil(); !until.IsZero() {
+	if until := f.signedUntil("k"); !until.IsZero() {
 		t.Errorf("the new versions have signed until %s", until)
 	}
 }
 
 func TestRotateRefuses(t *testing.T) {
 	f := newFixture(t)
-	_, err := f.Rotate(f.ctx, f.storage, "never", 0)
+	_, err := f.Rotate(f.ctx, f.storage, "never", true, f.now)
 	wantMistake(t, "rotate", err, "name")
 	_, err = f.EmergencyRotate(f.ctx, f.storage, "never")
 	wantMistake(t, "rotate in an emergency", err, "name")
@@ -170,7 +170,7 @@ func TestRotateRefuses(t *testing.T) {
 	for range maxVersions - 2 {
 		f.rotate("k", time.Hour)
 	}
-	_, err = f.Rotate(f.ctx, f.storage, "k", time.Hour)
+	_, err = f.Rotate(f.ctx, f.storage, "k", true, f.now.Add(time.Hour))
 	wantMistake(t, "one version too many", err, "name")
 	if _, err := f.EmergencyRotate(f.ctx, f.storage, "k"); err != nil {
 		t.Errorf("an emergency is refused: %v", err)
@@ -200,10 +200,8 @@ func TestHorizon(t *testing.T) {
 		if reads != step.reads || writes != step.writes {
 			t.Errorf("%s after the step before, for %s: %d reads and %d writes, want %d and %d", step.after, step.life, reads, writes, step.reads, step.writes)
 		}
-		stored := New(f.clock)
-		key, err := stored.Get(f.ctx, f.storage, "k")
-		if err != nil || key.SignedUntil().Before(f.now.Add(step.life)) {
-			t.Errorf("the storage has %s for a token that lives until %s, %v", key.SignedUntil(), f.now.Add(step.life), err)
+		if until := f.signedUntil("k"); until.Before(f.now.Add(step.life)) {
+			t.Errorf("the storage has %s for a token that lives until %s", until, f.now.Add(step.life))
 		}
 	}
 }
@@ -222,7 +220,7 @@ func TestFaults(t *testing.T) {
 			return err
 		},
 		"rotate": func(f *fixture, ctx context.Context) error {
-			_, err := f.Rotate(ctx, f.storage, "k", hour)
+			_, err := f.Rotate(ctx, f.storage, "k", true, f.now.Add(hour))
 			return err
 		},
 		"emergency": func(f *fixture, ctx context.Context) error {
@@ -231,7 +229,7 @@ func TestFaults(t *testing.T) {
 		},
 		"rotate due": func(f *fixture, ctx context.Context) error {
 			f.now = f.now.Add(25 * hour)
-			_, err := f.RotateDue(ctx, f.storage, hour)
+			_, err := f.RotateDue(ctx, f.storage, f.now.Add(hour))
 			return err
 		},
 		"horizon": func(f *fixture, ctx context.Context) error {
@@ -239,11 +237,11 @@ func TestFaults(t *testing.T) {
 			return err
 		},
 		"delete": func(f *fixture, ctx context.Context) error {
-			_, err := f.Delete(ctx, f.storage, "k")
+			_, err := f.remove(ctx, "k")
 			return err
 		},
 	}
-	writes := storetest.Fail(StoragePrefix, storetest.Put, storetest.Delete)
+	writes := storetest.Fail("", storetest.Put, storetest.Delete)
 	for name, operate := range operations {
 		for fault, test := range map[string]struct {
 			inject  func(*storetest.Storage)
@@ -252,7 +250,7 @@ func TestFaults(t *testing.T) {
 		}{
 			"write refused": {func(s *storetest.Storage) { s.Before(writes) }, false, false},
 			"reply lost":    {func(s *storetest.Storage) { s.After(writes) }, false, true},
-			"read refused":  {func(s *storetest.Storage) { s.Before(storetest.Fail(StoragePrefix, storetest.Get, storetest.List)) }, false, false},
+			"read refused":  {func(s *storetest.Storage) { s.Before(storetest.Fail("", storetest.Get, storetest.List)) }, false, false},
 			"caller gone":   {func(*storetest.Storage) {}, true, false},
 		} {
 			t.Run(name+"/"+fault, func(t *testing.T) {

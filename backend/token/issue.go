@@ -12,6 +12,7 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/config"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/keyring"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/role"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/scope"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/statuslist"
@@ -115,6 +116,9 @@ func (t *Tokens) issueOpaque(ctx context.Context, storage logical.Storage, issue
 	return t.records.add(ctx, storage, issued.Record, r.MaxTokens)
 }
 
+// longestRef is a reference that takes as many bytes in a token as any.
+var longestRef = statuslist.Ref{List: strings.Repeat("0", format.IDLength), Index: 1<<17 - 1}
+
 func (t *Tokens) issueJWT(ctx context.Context, storage logical.Storage, issued *Issued, r *role.Role, c *config.Config, renderer *template.Renderer) error {
 	if c.Issuer == "" {
 		return usererror.Field("issuer", "is not configured, and a JWT needs it: write the mount's public URL to config, such as issuer=https://vault.example.com/v1/tokens")
@@ -130,19 +134,41 @@ func (t *Tokens) issueJWT(ctx context.Context, storage logical.Storage, issued *
 	if issued.ID, err = format.NewID(t.random); err != nil {
 		return err
 	}
+	// Measured first, so that a request which is refused uses up no index.
+	issued.Ref = longestRef
+	if length, err := version.SignedLength(format.AccessTokenType, claimsOf(issued, r, c.Issuer, extra)); err != nil {
+		return err
+	} else if length > maxTokenLength {
+		return usererror.Field("metadata", "the token would be %d bytes long, and %d are allowed; ask for less metadata and fewer scopes, or give the role fewer claims", length, maxTokenLength)
+	}
 	owner := statuslist.Owner{Key: r.Key, Issuer: c.Issuer}
 	if issued.Ref, err = t.lists.Reserve(ctx, storage, owner, r.Name, issued.ExpiresAt); err != nil {
 		return err
 	}
-	signed, err := version.Sign(format.AccessTokenType, claimsOf(issued, r, c.Issuer, extra))
-	if err != nil {
-		return err
+	return t.sign(ctx, storage, issued, r, claimsOf(issued, r, c.Issuer, extra), version)
+}
+
+// sign signs a JWT with a version that is still published afterwards. An emergency
+// rotation may have dropped it since it was looked up; then the next one signs.
+func (t *Tokens) sign(ctx context.Context, storage logical.Storage, issued *Issued, r *role.Role, claims *format.Claims, version *keyring.Version) error {
+	for range 2 {
+		signed, err := version.Sign(format.AccessTokenType, claims)
+		if err != nil {
+			return err
+		}
+		published, err := t.keys.Published(ctx, storage, version.ID)
+		if err != nil {
+			return err
+		}
+		if published != nil {
+			issued.Token = format.Secret(signed)
+			return nil
+		}
+		if version, err = t.keys.ForSigning(ctx, storage, r.Key, r.Name, issued.ExpiresAt); err != nil {
+			return err
+		}
 	}
-	if len(signed) > maxTokenLength {
-		return usererror.Field("metadata", "the token would be %d bytes long, and %d are allowed; ask for less metadata and fewer scopes, or give the role fewer claims", len(signed), maxTokenLength)
-	}
-	issued.Token = format.Secret(signed)
-	return nil
+	return usererror.Field("key", "%q is being rotated in an emergency, so no token was issued; ask again", r.Key)
 }
 
 // claimsOf returns the claims of an issued JWT; extra are the role's own.
@@ -226,7 +252,7 @@ func grantMetadata(r *role.Role, extra map[string]string) (map[string]string, er
 // by the function that Vault itself uses for it.
 func (t *Tokens) grantTTL(issued *Issued, r *role.Role, ceilings *config.Config, asked *time.Duration) error {
 	issued.MaxTTL = tightest(r.MaxTTL, ceilings.MaxTTL)
-	ttl, warnings, err := framework.CalculateTTL(t.system, 0, r.TTL, 0, issued.MaxTTL, 0, time.Time{})
+	ttl, warnings, err := t.life(r, ceilings)
 	if err != nil {
 		return err
 	}
@@ -243,6 +269,17 @@ func (t *Tokens) grantTTL(issued *Issued, r *role.Role, ceilings *config.Config,
 	issued.IssuedAt = t.clock().UTC().Truncate(time.Second)
 	issued.ExpiresAt = issued.IssuedAt.Add(ttl)
 	return nil
+}
+
+// life returns how long a token of a role lives that asks for no shorter life.
+func (t *Tokens) life(r *role.Role, ceilings *config.Config) (time.Duration, []string, error) {
+	return framework.CalculateTTL(t.system, 0, r.TTL, 0, tightest(r.MaxTTL, ceilings.MaxTTL), 0, time.Time{})
+}
+
+// Life returns how long tokens of a role live at most, unless they are renewed.
+func (t *Tokens) Life(r *role.Role, ceilings *config.Config) (time.Duration, error) {
+	ttl, _, err := t.life(r, ceilings)
+	return ttl, err
 }
 
 // tightest returns the smaller of two maxima, of which zero is none.
