@@ -117,8 +117,8 @@ func TestInvalidate(t *testing.T) {
 			r, _ := f.Roles.Get(f.ctx, f.storage, "bearer")
 			return r == nil
 		}},
-		{"record", func() error { _, err := f.Tokens.RevokeOpaque(f.ctx, f.storage, opaque.ID); return err }, func() bool { return !active(opaque) }},
-		{"status list", func() error { _, err := f.Lists.Revoke(f.ctx, f.storage, signed.Ref, signed.ID); return err }, func() bool { return !active(signed) }},
+		{"record", func() error { _, err := f.Tokens.RevokeOpaque(f.ctx, f.storage, opaque.ID, ""); return err }, func() bool { return !active(opaque) }},
+		{"status list", func() error { _, err := f.Lists.Revoke(f.ctx, f.storage, signed.Ref, signed.ID, signed.ExpiresAt); return err }, func() bool { return !active(signed) }},
 		{"key", func() error { _, err := f.Keys.EmergencyRotate(f.ctx, f.storage, "default"); return err }, func() bool {
 			key, _ := f.Keys.Get(f.ctx, f.storage, "default")
 			return key.Versions[0].Number == 3
@@ -169,7 +169,7 @@ func TestStatusList(t *testing.T) {
 	if reads, writes := f.storage.Count(func() { read() }); reads+writes != 0 {
 		t.Errorf("%d reads and %d writes for a list in memory", reads, writes)
 	}
-	if _, err := f.RotateKey(f.ctx, f.storage, "default", false); err != nil {
+	if _, err := f.RotateKey(f.ctx, f.storage, "default", true); err != nil {
 		t.Fatal(err)
 	}
 	if read() == first {
