@@ -1,7 +1,10 @@
 package tokens
 
 import (
+	"encoding/pem"
+	"reflect"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -92,7 +95,7 @@ func TestRotationOnFailingStorageKeepsTheKey(t *testing.T) {
 	token, before := m.issueJWT()
 	published := m.published()
 	for path, data := range map[string]map[string]any{"keys/default/rotate": {"force": true}, "keys/default/rotate-emergency": nil} {
-		m.storage.Before(failWrites)
+		m.storage.Before(unwritten(""))
 		if _, err := m.do(logical.UpdateOperation, path, data); err == nil {
 			t.Error("rotated on a storage that fails")
 		}
@@ -199,4 +202,83 @@ func TestVersionsOfAKeyAreBounded(t *testing.T) {
 	m.clock.Advance(2 * time.Hour)
 	m.periodic()
 	m.must(logical.UpdateOperation, "keys/default/rotate", nil)
+}
+
+func TestKeys(t *testing.T) {
+	m := newMount(t).withRoles()
+	m.answers([]row{
+		{operation: logical.ListOperation, path: "keys/", want: map[string]any{"keys": []string{"default"}}},
+		{operation: logical.ReadOperation, path: "keys/never"},
+		{operation: logical.DeleteOperation, path: "keys/never"},
+		{operation: logical.CreateOperation, path: "keys/K", data: map[string]any{"algorithm": "Ed25519", "rotation_period": "24h", "allowed_roles": "team-*,a"}},
+		{operation: logical.UpdateOperation, path: "keys/K", data: map[string]any{"algorithm": "Ed25519"}},
+		{operation: logical.ListOperation, path: "keys/", want: map[string]any{"keys": []string{"K", "default"}}},
+		{operation: logical.CreateOperation, path: "keys/new", data: map[string]any{"algorithm": "HS256"}, refused: "algorithm"},
+		{operation: logical.CreateOperation, path: "keys/new", data: map[string]any{"rotation_period": "9m"}, refused: "rotation_period"},
+		{operation: logical.CreateOperation, path: "keys/new", data: map[string]any{"allowed_roles": "a/b"}, refused: "allowed_roles"},
+		{operation: logical.CreateOperation, path: "keys/new", data: map[string]any{"private_key": "x"}, refused: "private_key"},
+		{operation: logical.CreateOperation, path: "keys/a/b", refused: "name"},
+		{operation: logical.ReadOperation, path: "keys/a/b", refused: "name"},
+		{operation: logical.DeleteOperation, path: "keys/a/b", refused: "name"},
+		{operation: logical.UpdateOperation, path: "keys/K", data: map[string]any{"algorithm": "ES256"}, refused: "algorithm"},
+		{operation: logical.UpdateOperation, path: "keys/never/rotate", refused: "name"},
+		{operation: logical.UpdateOperation, path: "keys/K/rotate", data: map[string]any{"emergency": "yes"}, refused: "emergency"},
+		{operation: logical.DeleteOperation, path: "keys/default", refused: "name"}, // which a role names
+	})
+
+	shown := m.must(logical.ReadOperation, "keys/K", nil).Data
+	now := m.clock.Now()
+	versions := shown["versions"].([]map[string]any)
+	delete(shown, "versions")
+	if want := map[string]any{
+		"algorithm": "Ed25519", "rotation_period": int64(86400), "allowed_roles": []string{"team-*", "a"},
+		"created_at": rfc3339(now), "next_rotation": rfc3339(now.Add(24 * time.Hour)),
+	}; !reflect.DeepEqual(shown, want) {
+		t.Errorf("shown is %v, want %v", shown, want)
+	}
+	published := m.published()
+	for i, version := range versions {
+		kid, public := version["kid"].(string), version["public_key"].(string)
+		delete(version, "kid")
+		delete(version, "public_key")
+		if want := map[string]any{"version": i + 1, "state": []string{"signing", "next"}[i], "created_at": rfc3339(now)}; !reflect.DeepEqual(version, want) {
+			t.Errorf("version %v, want %v", version, want)
+		}
+		block, rest := pem.Decode([]byte(public))
+		if block == nil || block.Type != "PUBLIC KEY" || len(rest) != 0 || !slices.Contains(published, kid) {
+			t.Errorf("version %d is published as %s, %s", i+1, kid, public)
+		}
+	}
+
+	rotated := m.must(logical.UpdateOperation, "keys/K/rotate", nil).Data
+	versions = m.must(logical.ReadOperation, "keys/K", nil).Data["versions"].([]map[string]any)
+	if want := map[string]any{
+		"retired": versions[0]["kid"], "kid": versions[1]["kid"], "next_kid": versions[2]["kid"], "dropped": []string{}, "not_after": versions[0]["not_after"],
+	}; !reflect.DeepEqual(rotated, want) || rotated["not_after"] != rfc3339(now.Add(time.Hour)) {
+		t.Errorf("rotated to %v, want %v", rotated, want)
+	}
+	m.answers([]row{
+		{operation: logical.DeleteOperation, path: "keys/K"},
+		{operation: logical.ReadOperation, path: "keys/K"},
+		{operation: logical.ListOperation, path: "keys/", want: map[string]any{"keys": []string{"default"}}},
+	})
+	if kid := rotated["kid"].(string); slices.Contains(m.published(), kid) {
+		t.Error("a deleted key is published")
+	}
+}
+
+func TestKeysOnFaults(t *testing.T) {
+	m := newMount(t).withRoles()
+	m.fails(logical.ListOperation, "keys/", nil, unread("key/"))
+	m.fails(logical.ReadOperation, "keys/default", nil, unread("key/"))
+	m.fails(logical.CreateOperation, "keys/k", nil, unread("key/"), unwritten("key/"))
+	m.fails(logical.UpdateOperation, "keys/k", map[string]any{"allowed_roles": ""}, unread("key/"), unwritten("key/"))
+	m.fails(logical.UpdateOperation, "keys/k/rotate", nil, unread("key/"), unread("config/"), unwritten("key/"))
+	m.fails(logical.UpdateOperation, "keys/k/rotate", map[string]any{"emergency": true}, unread("key/"), unwritten("key/"))
+	m.fails(logical.DeleteOperation, "keys/k", nil, unread("role/"), unread("key/"), unwritten("key/"))
+	for text, want := range map[string]int{"key created: key=k": 1, "key written: key=k": 1, "key rotated: key=k": 2, "key deleted: key=k": 1} {
+		if n := strings.Count(m.log.String(), text); n != want {
+			t.Errorf("%q is in the log %d times, want %d", text, n, want)
+		}
+	}
 }

@@ -118,7 +118,10 @@ func TestInvalidate(t *testing.T) {
 			return r == nil
 		}},
 		{"record", func() error { _, err := f.Tokens.RevokeOpaque(f.ctx, f.storage, opaque.ID, ""); return err }, func() bool { return !active(opaque) }},
-		{"status list", func() error { _, err := f.Lists.Revoke(f.ctx, f.storage, signed.Ref, signed.ID, signed.ExpiresAt); return err }, func() bool { return !active(signed) }},
+		{"status list", func() error {
+			_, err := f.Lists.Revoke(f.ctx, f.storage, signed.Ref, signed.ID, signed.ExpiresAt)
+			return err
+		}, func() bool { return !active(signed) }},
 		{"key", func() error { _, err := f.Keys.EmergencyRotate(f.ctx, f.storage, "default"); return err }, func() bool {
 			key, _ := f.Keys.Get(f.ctx, f.storage, "default")
 			return key.Versions[0].Number == 3
