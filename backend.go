@@ -15,7 +15,6 @@ import (
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/keyring"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/statuslist"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/usererror"
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/verify/format"
 )
 
 // Version is the version that Vault shows for the plugin; semver with a v.
@@ -124,16 +123,14 @@ func (b *tokensBackend) refuse(req *logical.Request, err error) (*logical.Respon
 	if !errors.As(err, &mistake) || req.Operation == logical.RollbackOperation {
 		return nil, err
 	}
-	// Error text appears in clear in both logs, and a caller may have put a token
-	// where something else belongs.
 	if !b.unauthenticated(req.Path) { // anonymous callers must not fill the log
-		b.Logger().Info("request refused", "operation", req.Operation, "field", format.Redact(mistake.Field), "reason", format.Redact(mistake.Problem))
+		b.Logger().Info("request refused", "operation", req.Operation, "field", mistake.Field, "reason", mistake.Problem)
 	}
 	if req.Operation == logical.RenewOperation {
 		// Vault prints a response with all its fields here, but an error as it is.
-		return nil, logical.CodedError(http.StatusBadRequest, format.Redact(mistake.Error()))
+		return nil, logical.CodedError(http.StatusBadRequest, mistake.Error())
 	}
-	return logical.ErrorResponse(format.Redact(mistake.Error())), nil
+	return logical.ErrorResponse(mistake.Error()), nil
 }
 
 // periodic is called by Vault every minute: keys are rotated when they are due,

@@ -89,9 +89,6 @@ func isWrite(operation logical.Operation) bool {
 }
 
 func unknownField(name string, operation logical.Operation, path *framework.Path, body map[string]bool) error {
-	if len(name) > 64 {
-		name = strings.ToValidUTF8(name[:64], "") + "…"
-	}
 	if !isWrite(operation) {
 		return usererror.Field(name, "is not a parameter of a %s here; parameters of a write belong in its body", operation)
 	}

@@ -112,7 +112,7 @@ func TestUnknownFields(t *testing.T) {
 		{operation: logical.UpdateOperation, path: "introspect", data: map[string]any{"token": "t", "token_type_hint": "x"}, refused: "token_type_hint"},
 		{operation: logical.UpdateOperation, path: "revoke", data: map[string]any{"token": "t", "id": "x"}, refused: "id"},
 		{operation: logical.UpdateOperation, path: "keys/default", data: map[string]any{"type": "x"}, refused: "type"},
-		{operation: logical.UpdateOperation, path: "keys/default/rotate", data: map[string]any{"force": true}, refused: "force"},
+		{operation: logical.UpdateOperation, path: "keys/default/rotate", data: map[string]any{"emergency": true}, refused: "emergency"},
 		{operation: logical.ReadOperation, path: "config", data: map[string]any{"issuer": "x"}, refused: "issuer"},
 		{operation: logical.ReadOperation, path: "roles/jwt", data: map[string]any{"x": "y"}, refused: "x"},
 		{operation: logical.DeleteOperation, path: "roles/jwt", data: map[string]any{"force": "true"}, refused: "force"},
@@ -124,5 +124,35 @@ func TestUnknownFields(t *testing.T) {
 	long := strings.Repeat("é", 1000)
 	if message := m.refused(logical.UpdateOperation, "config", map[string]any{long: 1}); len(message) > 300 {
 		t.Errorf("the error repeats all of a long name: %s", message)
+	}
+}
+
+// Whatever a request repeats a value in, the answer and the logs hold a little of
+// it, and no part of a token: one that is cut first would not look like one.
+func TestRepeatedValuesAreShortAndNoTokens(t *testing.T) {
+	m := newMount(t).withRoles()
+	m.must(logical.CreateOperation, "roles/long", map[string]any{"token_type": "api_key", "prefix": strings.Repeat("p", 32)})
+	token := m.must(logical.ReadOperation, "creds/long", nil).Data["token"].(string)
+	for _, value := range []string{token, "x " + token, strings.Repeat("E", 1<<20), strings.Repeat("e ", 1<<19)} {
+		for path, data := range map[string]map[string]any{
+			"roles/bearer":    {value: 1},
+			"roles/jwt":       {"bound_cidrs": []any{value}},
+			"roles/api_key":   {"allowed_scopes": []any{value, value}},
+			"keys/new":        {"allowed_roles": []any{value + "/"}},
+			"creds/bearer":    {"audience": []any{value}},
+			"creds/api_key":   {"metadata": map[string]any{value: "x"}},
+			"creds/jwt":       {"scopes": []any{value}},
+			"introspect":      {"token": "x", "required_scopes": []any{value + " x"}},
+			"config":          {"allowed_scopes": []any{value + " x"}},
+			"creds/" + "long": {value: "x"},
+		} {
+			message := m.refused(logical.UpdateOperation, path, data)
+			if len(message) > 1500 || strings.Contains(message, token[60:70]) {
+				t.Errorf("%s: %d bytes: %.300s", path, len(message), message)
+			}
+		}
+	}
+	if log := m.log.String(); strings.Contains(log, token[60:70]) || len(log) > 1<<17 {
+		t.Errorf("the log has %d bytes, or a part of the token", len(log))
 	}
 }

@@ -10,12 +10,11 @@ import (
 	"slices"
 	"strings"
 	"time"
-	"unicode"
-	"unicode/utf8"
 
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/config"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/scope"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/template"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/text"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/usererror"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/verify/format"
 )
@@ -196,10 +195,10 @@ func ValidateAudiences(field string, audiences []string) error {
 		switch {
 		case a == "" || len(a) > maxAudienceBytes:
 			return usererror.Field(field, "entry %d must be between 1 and %d bytes long", i+1, maxAudienceBytes)
-		case !printable(a):
+		case !text.Printable(a):
 			return usererror.Field(field, "entry %d has control characters", i+1)
 		case slices.Contains(audiences[:i], a):
-			return usererror.Field(field, "%q is listed twice", a)
+			return usererror.Field(field, "%q is listed twice", usererror.Clip(a))
 		}
 	}
 	return nil
@@ -213,7 +212,7 @@ func (r *Role) validateCIDRs() error {
 }
 
 func (r *Role) validateSubject() error {
-	if !printable(r.Subject) {
+	if !text.Printable(r.Subject) {
 		return usererror.Field("subject", "has control characters")
 	}
 	return template.CheckString("subject", r.Subject)
@@ -221,7 +220,7 @@ func (r *Role) validateSubject() error {
 
 // ValidateSubject checks a subject after rendering.
 func ValidateSubject(subject string) error {
-	if subject == "" || len(subject) > maxSubjectBytes || !printable(subject) {
+	if subject == "" || len(subject) > maxSubjectBytes || !text.Printable(subject) {
 		return usererror.Field("subject", "renders to nothing, to more than %d bytes, or to control characters for this caller, so no token was issued", maxSubjectBytes)
 	}
 	return nil
@@ -239,7 +238,7 @@ func ParseCIDRs(field string, list []string) ([]netip.Prefix, error) {
 			}
 		}
 		if err != nil || !prefix.IsValid() {
-			return nil, usererror.Field(field, "%q is neither an IP address nor a network in CIDR notation, such as 10.0.0.0/8", clip(s))
+			return nil, usererror.Field(field, "%q is neither an IP address nor a network in CIDR notation, such as 10.0.0.0/8", usererror.Clip(s))
 		}
 		if addr := prefix.Addr(); addr.Is4In6() {
 			return nil, usererror.Field(field, "%q is an IPv4 address mapped into IPv6; write it as IPv4", s)
@@ -258,9 +257,9 @@ func ValidateMetadata(field string, metadata map[string]string) error {
 	for _, key := range slices.Sorted(maps.Keys(metadata)) {
 		total += len(key) + len(metadata[key])
 		switch {
-		case key == "" || len(key) > maxMetadataKey || !printable(key):
-			return usererror.Field(field, "the key %q must be between 1 and %d bytes of text", clip(key), maxMetadataKey)
-		case len(metadata[key]) > maxMetadataValue || !printable(metadata[key]):
+		case key == "" || len(key) > maxMetadataKey || !text.Printable(key):
+			return usererror.Field(field, "the key %q must be between 1 and %d bytes of text", usererror.Clip(key), maxMetadataKey)
+		case len(metadata[key]) > maxMetadataValue || !text.Printable(metadata[key]):
 			return usererror.Field(field, "the value of %q must be text of at most %d bytes", key, maxMetadataValue)
 		}
 	}
@@ -385,7 +384,7 @@ func (r *Role) StaticClaims() (map[string]json.RawMessage, error) {
 func CheckClaimNames(field string, names []string) error {
 	for _, name := range names {
 		switch {
-		case name == "" || !printable(name):
+		case name == "" || !text.Printable(name):
 			return usererror.Field(field, "a claim's name must be text")
 		case slices.ContainsFunc(reservedClaims, func(reserved string) bool { return strings.EqualFold(reserved, name) }):
 			// In any case: some verifiers do not distinguish upper and lower case.
@@ -393,22 +392,4 @@ func CheckClaimNames(field string, names []string) error {
 		}
 	}
 	return nil
-}
-
-// printable reports whether s is valid UTF-8 without characters that could garble
-// a log line or a terminal: controls, line separators, and changes of the writing
-// direction.
-func printable(s string) bool {
-	return utf8.ValidString(s) && !strings.ContainsFunc(s, func(c rune) bool {
-		return unicode.IsControl(c) || unicode.In(c, unicode.Bidi_Control, unicode.Zl, unicode.Zp)
-	})
-}
-
-// clip shortens a value that an error repeats to the caller.
-func clip(s string) string {
-	const most = 64
-	if len(s) <= most {
-		return s
-	}
-	return strings.ToValidUTF8(s[:most], "") + "…"
 }

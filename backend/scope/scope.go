@@ -42,11 +42,11 @@ func validate(field string, scopes []string, patterns bool) error {
 		case len(s) > MaxLength:
 			return usererror.Field(field, "entry %d is %d bytes long; at most %d are allowed", i+1, len(s), MaxLength)
 		case !isToken(s):
-			return usererror.Field(field, "%q is not a scope: use printable ASCII without spaces, quotes or backslashes (RFC 6749, section 3.3)", s)
+			return usererror.Field(field, "%q is not a scope: use printable ASCII without spaces, quotes or backslashes (RFC 6749, section 3.3)", usererror.Clip(s))
 		case !patterns && strings.Contains(s, "*"):
-			return usererror.Field(field, "%q has a wildcard; name each scope (wildcards belong in allowed_scopes)", s)
+			return usererror.Field(field, "%q has a wildcard; name each scope (wildcards belong in allowed_scopes)", usererror.Clip(s))
 		case slices.Contains(scopes[:i], s):
-			return usererror.Field(field, "%q is listed twice", s)
+			return usererror.Field(field, "%q is listed twice", usererror.Clip(s))
 		}
 	}
 	if total > MaxBytes {

@@ -225,7 +225,7 @@ func grantAudience(r *role.Role, asked *[]string) ([]string, error) {
 	}
 	for _, a := range *asked {
 		if !slices.Contains(r.Audiences, a) {
-			return nil, usererror.Field("audience", "%q is not an audience of role %q", a, r.Name)
+			return nil, usererror.Field("audience", "%q is not an audience of role %q", usererror.Clip(a), r.Name)
 		}
 	}
 	if len(*asked) == 0 && len(r.Audiences) > 0 {

@@ -3,6 +3,7 @@ package usererror
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 )
 
@@ -17,5 +18,16 @@ func TestField(t *testing.T) {
 	}
 	if errors.As(errors.New("ttl: too long"), &mistake) {
 		t.Error("any error passes for a caller's mistake")
+	}
+}
+
+// Whatever a check repeats, the answer and the logs stay short and hold no token.
+func TestFieldIsBoundedAndRedacted(t *testing.T) {
+	token := "vtk_4109mqr7D1iAczWyKVT0JgUp0s2Sge6nXIg5jfuW6FedimywKBBTDpckWW47FKACi29GYva"
+	for _, value := range []string{token, strings.Repeat("a ", 1<<19), strings.Repeat("x ", 1000) + token, token + strings.Repeat("é", 1<<19)} {
+		text := Field(value, "%q is not a field here", value).Error()
+		if len(text) > 1200 || strings.Contains(text, token[30:40]) {
+			t.Errorf("%d bytes: %.100s", len(text), text)
+		}
 	}
 }
