@@ -130,6 +130,9 @@ func (t Opaque) Encode() Secret {
 // The secret has 256 bits of entropy, so a fast hash is enough.
 func (t Opaque) SecretHash() [sha256.Size]byte { return sha256.Sum256([]byte(t.secret)) }
 
+// Format shows the public parts only, under every verb.
+func (t Opaque) Format(state fmt.State, _ rune) { _, _ = io.WriteString(state, t.String()) }
+
 // String shows the public parts only.
 func (t Opaque) String() string { return t.Prefix + "_" + t.ID + redacted }
 

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -112,11 +113,30 @@ func TestSecretsRedactThemselves(t *testing.T) {
 		t.Fatal(err)
 	}
 	shown := []string{log.String(), string(encoded)}
-	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x"} {
-		shown = append(shown, fmt.Sprintf(verb, secret), fmt.Sprintf(verb, token), fmt.Sprintf(verb, &token), fmt.Sprintf(verb, struct{ S Secret }{secret}))
+	verbs := []string{"%d", "%x", "%X", "% x", "%#x", "%t", "%e", "%c", "%v", "%+v", "%#v", "%s", "%q", "%#q", "%200s", "%.3s"}
+	for c := 'A'; c <= 'z'; c++ {
+		if c != 'T' && c != 'p' && c != 'w' { // fmt's own: type, pointers, errors
+			verbs = append(verbs, "%"+string(c), "%+#"+string(c))
+		}
+	}
+	verbless := "one value too many: "
+	type holder struct {
+		S Secret
+		O Opaque
+	}
+	values := []any{secret, token, &token, []Secret{secret}, map[string]any{"s": secret}, holder{secret, token}, &holder{secret, token}}
+	for _, value := range values {
+		for _, verb := range verbs {
+			shown = append(shown, fmt.Sprintf(verb, value))
+		}
+		shown = append(shown, fmt.Sprint(value), fmt.Sprintln(value), fmt.Sprintf(verbless, value))
+	}
+	forms := []string{token.secret}
+	for _, verb := range []string{"%x", "%X", "% x", "%#x", "%d", "%v", "%c"} {
+		forms = append(forms, fmt.Sprintf(verb, token.secret), strings.Trim(fmt.Sprintf(verb, []byte(token.secret)), "[]"))
 	}
 	for _, s := range shown {
-		if strings.Contains(s, token.secret) || strings.Contains(s, fmt.Sprintf("%x", token.secret)) {
+		if slices.ContainsFunc(forms, func(form string) bool { return strings.Contains(s, form) }) {
 			t.Errorf("the secret shows in %q", s)
 		}
 	}

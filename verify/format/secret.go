@@ -1,6 +1,8 @@
 package format
 
 import (
+	"fmt"
+	"io"
 	"log/slog"
 	"regexp"
 )
@@ -16,10 +18,17 @@ func Redact(text string) string { return tokenLike.ReplaceAllString(text, redact
 // Secret is an issued token in the form that its bearer presents: an opaque
 // token or a JWT in compact serialization. It redacts itself wherever values
 // are printed, logged or encoded; only Reveal returns the text.
+//
+// Package fmt cannot be kept from it in an unexported field of a value that it
+// prints, and under %p and %w, which are for pointers and errors.
 type Secret string
 
 // Reveal returns the token itself.
 func (s Secret) Reveal() string { return string(s) }
+
+// Format redacts the token under every verb, such as %d and %x, for which fmt
+// would not ask String.
+func (s Secret) Format(state fmt.State, _ rune) { _, _ = io.WriteString(state, redacted) }
 
 // String redacts the token.
 func (s Secret) String() string { return redacted }
