@@ -28,6 +28,29 @@ func responds(status int, fields map[string]*framework.FieldSchema) map[int][]fr
 	return map[int][]framework.Response{status: {{Description: http.StatusText(status), Fields: fields}}}
 }
 
+// finds declares the answer of a path to what may not be there.
+func finds(fields map[string]*framework.FieldSchema) map[int][]framework.Response {
+	return with(responds(http.StatusOK, fields), http.StatusNotFound)
+}
+
+// changes declares the answer to a change: nothing, or warnings.
+func changes() map[int][]framework.Response {
+	return with(responds(http.StatusNoContent, nil), http.StatusOK)
+}
+
+// publishes declares the answer of a path whose body is no JSON object of Vault's.
+func publishes(statuses ...int) map[int][]framework.Response {
+	return with(responds(http.StatusOK, nil), append(statuses, http.StatusNotModified)...)
+}
+
+// with adds statuses whose answers have no fields.
+func with(responses map[int][]framework.Response, statuses ...int) map[int][]framework.Response {
+	for _, status := range statuses {
+		responses[status] = []framework.Response{{Description: http.StatusText(status)}}
+	}
+	return responses
+}
+
 // field declares one field.
 func field(t framework.FieldType, description string) *framework.FieldSchema {
 	return &framework.FieldSchema{Type: t, Description: description}

@@ -99,6 +99,14 @@ func warnYoungKey(resp *logical.Response, done *backend.RoleChange) *logical.Res
 	return resp
 }
 
+// warn is an answer that has nothing but warnings: nil if there are none.
+func warn(warnings []string) *logical.Response {
+	if len(warnings) == 0 {
+		return nil
+	}
+	return &logical.Response{Warnings: warnings}
+}
+
 // rfc3339 formats a time for an answer.
 func rfc3339(t time.Time) string { return t.UTC().Format(time.RFC3339) }
 

@@ -3,8 +3,10 @@ package config
 
 import (
 	"context"
+	"encoding/hex"
 	"net"
 	"net/url"
+	"regexp"
 	"strconv"
 	"strings"
 	"sync"
@@ -26,6 +28,9 @@ type Config struct {
 	// AllowedScopes are patterns; a scope that none of them matches is never
 	// issued. Empty allows nothing.
 	AllowedScopes []string `json:"allowed_scopes"`
+	// AllowedAudiences are patterns; an audience that none of them matches is never
+	// named in a token. Empty allows none.
+	AllowedAudiences []string `json:"allowed_audiences"`
 	// MaxTTL bounds every token's life; zero leaves that to Vault.
 	MaxTTL time.Duration `json:"max_ttl"`
 	// StatusListTTL is how long a verifier may use a copy of a status list before
@@ -36,14 +41,36 @@ type Config struct {
 	// ListsValidUntil is until when lists may be used that were published with a
 	// longer lifetime than the present one. It is set when that is lowered.
 	ListsValidUntil time.Time `json:"lists_valid_until,omitzero"`
+	// StandbyIntrospection says who answers an introspection that a standby gets.
+	StandbyIntrospection StandbyIntrospection `json:"standby_introspection"`
 }
+
+// StandbyIntrospection is who answers an introspection that reaches a node which
+// follows another's writes.
+type StandbyIntrospection string
+
+const (
+	// Forward has the active node answer, so that a token whose revocation was
+	// acknowledged is never called active.
+	Forward StandbyIntrospection = "forward"
+	// Local has the standby answer from its own copy of the storage, which may lag
+	// behind: introspection then scales with nodes, and a revocation takes effect
+	// there when it arrives.
+	Local StandbyIntrospection = "local"
+)
 
 // MaxStatusListLifetime bounds StatusListLifetime.
 const MaxStatusListLifetime = 24 * time.Hour
 
 // Default is the configuration of a mount that nobody has configured.
 func Default() *Config {
-	return &Config{AllowedScopes: []string{"*"}, StatusListTTL: 5 * time.Second, StatusListLifetime: time.Hour}
+	return &Config{
+		AllowedScopes:        []string{"*"},
+		AllowedAudiences:     []string{"*"},
+		StatusListTTL:        5 * time.Second,
+		StatusListLifetime:   time.Hour,
+		StandbyIntrospection: Forward,
+	}
 }
 
 // Validate checks the configuration and brings it into its stored form.
@@ -61,6 +88,12 @@ func (c *Config) Validate() error {
 		return usererror.Field("status_list_ttl", "must be between 1s and 1h")
 	case c.StatusListLifetime < 2*c.StatusListTTL || c.StatusListLifetime < time.Minute || c.StatusListLifetime > MaxStatusListLifetime:
 		return usererror.Field("status_list_lifetime", "must be between 1m and 24h, and at least twice status_list_ttl (%s)", c.StatusListTTL)
+	}
+	if c.StandbyIntrospection != Forward && c.StandbyIntrospection != Local {
+		return usererror.Field("standby_introspection", "must be forward or local")
+	}
+	if err := scope.ValidateAudiencePatterns("allowed_audiences", c.AllowedAudiences); err != nil {
+		return err
 	}
 	return scope.ValidatePatterns("allowed_scopes", c.AllowedScopes)
 }
@@ -91,6 +124,9 @@ func (c *Config) PublishedUntil(now time.Time) time.Time {
 
 // cleanIssuer checks an issuer by the rules of RFC 8414 §2: https, no query,
 // no fragment. Plain http is accepted for a loopback host, for development.
+//
+// Clients compare issuers as strings (§3.3), and many bring an address into its
+// normal form before they fetch it. So only the normal form is accepted.
 func cleanIssuer(issuer string) (string, error) {
 	if issuer == "" {
 		return "", nil
@@ -103,24 +139,52 @@ func cleanIssuer(issuer string) (string, error) {
 	switch {
 	case err != nil || u.Host == "" || u.Hostname() == "":
 		return "", usererror.Field("issuer", "is not an absolute URL; %s", example)
+	case strings.Contains(u.Host, "%"):
+		return "", usererror.Field("issuer", "must not have an IPv6 zone or an escape in its host; %s", example)
 	case strings.ContainsFunc(issuer, func(c rune) bool { return c <= ' ' || c > '~' }):
 		return "", usererror.Field("issuer", "must be plain ASCII, with other characters percent-encoded; %s", example)
-	case !validPort(u.Port()):
+	case !validPort(u.Port()), strings.HasSuffix(u.Host, ":"):
 		return "", usererror.Field("issuer", "has no valid port; %s", example)
 	case u.User != nil:
 		return "", usererror.Field("issuer", "must not hold a user or password; %s", example)
 	case u.RawQuery != "" || u.ForceQuery || u.Fragment != "" || strings.Contains(issuer, "#"):
 		return "", usererror.Field("issuer", "must have neither a query nor a fragment (RFC 8414, section 2); %s", example)
-	case u.Scheme == "https", u.Scheme == "http" && isLoopback(u.Hostname()):
-		return strings.TrimRight(issuer, "/"), nil
-	default:
+	case u.Scheme != "https" && (u.Scheme != "http" || !isLoopback(u.Hostname())):
 		return "", usererror.Field("issuer", "must use https (http is for loopback hosts only); %s", example)
 	}
+	issuer = strings.TrimRight(issuer, "/")
+	if normal := strings.TrimRight(u.JoinPath().String(), "/"); normal != issuer || u.Host != strings.ToLower(u.Host) || hidesCharacter(u.EscapedPath()) {
+		return "", usererror.Field("issuer", "is not in the form that clients bring it into before they compare it: scheme and host in small letters; a path without empty segments, dot segments, backslashes and quotes; and no escapes of characters that need none (RFC 3986, section 6.2.2); %s", example)
+	}
+	return issuer, nil
 }
 
+// escape finds percent-encoded bytes.
+var escape = regexp.MustCompile(`%[0-9A-Fa-f]{2}`)
+
+// hidesCharacter reports whether a path escapes a character that is the same
+// without, such as a dot, one that separates segments, or a control character:
+// some clients decode these, and then see another path.
+func hidesCharacter(path string) bool {
+	for _, found := range escape.FindAllString(path, -1) {
+		decoded, _ := hex.DecodeString(found[1:]) // it was found as such
+		c := decoded[0]
+		if c < ' ' || c == 0x7F || strings.IndexByte(`/\-._~`, c) >= 0 || isAlphanumeric(c) {
+			return true
+		}
+	}
+	return false
+}
+
+func isAlphanumeric(c byte) bool {
+	return c >= '0' && c <= '9' || c >= 'A' && c <= 'Z' || c >= 'a' && c <= 'z'
+}
+
+// validPort reports whether an address may have this port: none, or a number
+// that clients write as it is here.
 func validPort(port string) bool {
-	_, err := strconv.ParseUint(port, 10, 16)
-	return port == "" || err == nil
+	n, err := strconv.ParseUint(port, 10, 16)
+	return port == "" || err == nil && n > 0 && strconv.FormatUint(n, 10) == port
 }
 
 func isLoopback(host string) bool {
@@ -141,10 +205,15 @@ type Store struct {
 
 // NewStore returns an empty store.
 func NewStore() *Store {
-	return &Store{Clock: time.Now, entries: store.Entries[Config]{Prefix: entryName + "/", Format: 1}}
+	return &Store{Clock: time.Now, entries: store.Entries[Config]{
+		Prefix: entryName + "/",
+		Format: 1, // allowed_audiences, standby_introspection
+		New:    func(string) *Config { return Default() },
+	}}
 }
 
-// Get returns the configuration, or the default one if none was written.
+// Get returns the configuration, or the default one if none was written. One that
+// cannot be read is an error: nothing is issued under ceilings that nobody knows.
 func (s *Store) Get(ctx context.Context, storage logical.Storage) (*Config, error) {
 	return s.current.Get(func() (*Config, error) {
 		c, err := s.entries.Read(ctx, storage, entryName)
@@ -166,12 +235,31 @@ func (s *Store) Change(ctx context.Context, storage logical.Storage, change func
 	}
 	changed := *before
 	change(&changed)
-	if err := changed.Validate(); err != nil {
-		return nil, nil, err
-	}
 	changed.keepListsValid(before, s.Clock())
+	return before, &changed, s.write(ctx, storage, &changed)
+}
+
+// Replace stores what set makes of the default configuration, if that is valid,
+// in place of one that cannot be decoded. One that a newer version of the plugin
+// wrote stays.
+func (s *Store) Replace(ctx context.Context, storage logical.Storage, set func(*Config)) (*Config, error) {
+	s.changes.Lock()
+	defer s.changes.Unlock()
+	if _, err := s.Get(ctx, storage); err != nil && !store.Replaceable(err) {
+		return nil, err
+	}
+	replacement := Default()
+	set(replacement)
+	replacement.ListsValidUntil = s.Clock().Add(MaxStatusListLifetime) // whatever it was
+	return replacement, s.write(ctx, storage, replacement)
+}
+
+func (s *Store) write(ctx context.Context, storage logical.Storage, c *Config) error {
+	if err := c.Validate(); err != nil {
+		return err
+	}
 	defer s.current.Drop()
-	return before, &changed, s.entries.Put(ctx, storage, entryName, &changed)
+	return s.entries.Put(ctx, storage, entryName, c)
 }
 
 // Invalidate drops what is cached of a storage key that changed elsewhere.

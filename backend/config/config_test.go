@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hashicorp/vault/sdk/logical"
+
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/store/storetest"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/usererror"
 )
@@ -25,6 +27,8 @@ func TestIssuer(t *testing.T) {
 		"https://192.0.2.1:8200/v1/t": "https://192.0.2.1:8200/v1/t",
 		"https://[2001:db8::1]:8200":  "https://[2001:db8::1]:8200",
 		"https://h/a%20b":             "https://h/a%20b",
+		"https://h/%C3%A9":            "https://h/%C3%A9",
+		"https://h/a-b_c.d~e/f":       "https://h/a-b_c.d~e/f",
 		"https://h:65535":             "https://h:65535",
 		"http://localhost:8200/v1/t":  "http://localhost:8200/v1/t",
 		"http://127.0.0.1:8200":       "http://127.0.0.1:8200",
@@ -65,6 +69,26 @@ func TestIssuer(t *testing.T) {
 		"broken percent-encoding": "https://h/%zz",
 		"broken IPv6":             "https://[::1",
 		"backslash before a host": `https://h\@evil`,
+		"scheme in capitals":      "HTTPS://vault.example.com/v1/tokens",
+		"host in capitals":        "https://Vault.example.com/v1/tokens",
+		"dot segments":            "https://vault.example.com/v1/x/../tokens",
+		"a dot":                   "https://vault.example.com/./v1/tokens",
+		"dots at the end":         "https://vault.example.com/v1/tokens/..",
+		"empty segments":          "https://vault.example.com//v1//tokens",
+		"backslash":               `https://vault.example.com/v1\tokens`,
+		"escaped NUL":             "https://vault.example.com/%00",
+		"escaped line break":      "https://vault.example.com/v1%0atokens",
+		"escaped dots":            "https://vault.example.com/v1/%2e%2E/tokens",
+		"escaped slash":           "https://vault.example.com/v1%2Ftokens",
+		"escaped backslash":       "https://vault.example.com/v1%5ctokens",
+		"escaped letter":          "https://vault.example.com/v1/%74okens",
+		"port 0":                  "https://vault.example.com:0/v1/tokens",
+		"port with zeros":         "https://vault.example.com:08200/v1/tokens",
+		"port that is empty":      "https://vault.example.com:/v1/tokens",
+		"IPv6 zone":               "https://[fe80::1%25eth0]/v1/tokens",
+		"IPv6 zone of a loopback": "http://[::1%25lo]:8200/v1/tokens",
+		"escape in the host":      "https://vault%2eexample.com/v1/tokens",
+		"quotes":                  `https://vault.example.com/"><script>`,
 	} {
 		c := Default()
 		c.Issuer = bad
@@ -85,6 +109,12 @@ func TestValidate(t *testing.T) {
 		"no scopes":                   {func(c *Config) { c.AllowedScopes = nil }, ""},
 		"patterns":                    {func(c *Config) { c.AllowedScopes = []string{"orders:*", "a"} }, ""},
 		"not a scope":                 {func(c *Config) { c.AllowedScopes = []string{"a b"} }, "allowed_scopes"},
+		"no audiences":                {func(c *Config) { c.AllowedAudiences = nil }, ""},
+		"patterns of audiences":       {func(c *Config) { c.AllowedAudiences = []string{"https://*.example.com", "größe"} }, ""},
+		"empty audience":              {func(c *Config) { c.AllowedAudiences = []string{""} }, "allowed_audiences"},
+		"audience with a control":     {func(c *Config) { c.AllowedAudiences = []string{"a\n"} }, "allowed_audiences"},
+		"local introspection":         {func(c *Config) { c.StandbyIntrospection = Local }, ""},
+		"no such introspection":       {func(c *Config) { c.StandbyIntrospection = "" }, "standby_introspection"},
 		"max_ttl":                     {func(c *Config) { c.MaxTTL = time.Second }, ""},
 		"negative max_ttl":            {func(c *Config) { c.MaxTTL = -1 }, "max_ttl"},
 		"shortest status list TTL":    {func(c *Config) { c.StatusListTTL = time.Second }, ""},
@@ -148,6 +178,59 @@ func TestStore(t *testing.T) {
 	}
 	if got := get(); got.MaxTTL != time.Hour || got.Issuer != issuer {
 		t.Errorf("after an invalidation: %+v", got)
+	}
+}
+
+// What was stored before a field existed has that field's default.
+func TestFieldsThatAreNotStoredHaveTheirDefaults(t *testing.T) {
+	ctx := context.Background()
+	for stored, want := range map[string]func(*Config){
+		`{"issuer":"https://h"}`:                              func(c *Config) { c.Issuer = "https://h" },
+		`{"issuer":"","allowed_scopes":null,"max_ttl":0}`:     func(c *Config) { c.AllowedScopes = nil },
+		`{"allowed_scopes":["a","b"],"status_list_ttl":1000}`: func(c *Config) { c.AllowedScopes, c.StatusListTTL = []string{"a", "b"}, 1000 },
+		`{"format":1,"allowed_audiences":[]}`:                 func(c *Config) { c.AllowedAudiences = []string{} },
+	} {
+		storage := &storetest.Storage{}
+		if err := storage.Put(ctx, &logical.StorageEntry{Key: "config/config", Value: []byte(stored)}); err != nil {
+			t.Fatal(err)
+		}
+		c, err := NewStore().Get(ctx, storage)
+		expected := Default()
+		want(expected)
+		if err != nil || !reflect.DeepEqual(c, expected) {
+			t.Errorf("%s is read as %+v, %v; want %+v", stored, c, err, expected)
+		}
+	}
+}
+
+func TestUnreadableConfiguration(t *testing.T) {
+	ctx := context.Background()
+	for stored, replaceable := range map[string]bool{
+		`{"issuer":`:                true,
+		`{"allowed_scopes":"all"}`:  true,
+		`{"format":2}`:              false, // there may be a ceiling in it that this version does not know
+		`{"format":2,"max_ttl":[]}`: false,
+	} {
+		storage, s := &storetest.Storage{}, NewStore()
+		if err := storage.Put(ctx, &logical.StorageEntry{Key: "config/config", Value: []byte(stored)}); err != nil {
+			t.Fatal(err)
+		}
+		if c, err := s.Get(ctx, storage); err == nil {
+			t.Errorf("%s is read as %+v", stored, c)
+		}
+		if _, _, err := s.Change(ctx, storage, func(*Config) {}); err == nil {
+			t.Errorf("%s was changed", stored)
+		}
+		_, err := s.Replace(ctx, storage, func(c *Config) { c.MaxTTL = time.Hour })
+		if replaced := err == nil; replaced != replaceable {
+			t.Errorf("%s: replaced is %v, %v", stored, replaced, err)
+		}
+		if !replaceable && (err == nil || !strings.Contains(err.Error(), "written by a newer version")) {
+			t.Errorf("%s: the error does not tell why: %v", stored, err)
+		}
+		if c, err := s.Get(ctx, storage); replaceable && (err != nil || c.MaxTTL != time.Hour) {
+			t.Errorf("after it was replaced: %+v, %v", c, err)
+		}
 	}
 }
 

@@ -1,4 +1,5 @@
-// Package scope checks OAuth 2.0 scopes, and matches them against allow-lists.
+// Package scope checks OAuth 2.0 scopes and audiences, and matches them, as other
+// names, against allow-lists.
 package scope
 
 import (
@@ -7,6 +8,7 @@ import (
 
 	"github.com/ryanuber/go-glob"
 
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/text"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/usererror"
 )
 
@@ -51,6 +53,42 @@ func validate(field string, scopes []string, patterns bool) error {
 	}
 	if total > MaxBytes {
 		return usererror.Field(field, "is %d bytes long; at most %d are allowed", total, MaxBytes)
+	}
+	return nil
+}
+
+// Bounds on lists of audiences.
+const (
+	MaxAudiences      = 20
+	MaxAudienceLength = 512
+)
+
+// ValidateAudiences checks a list of audiences: StringOrURI of RFC 7519 §2.
+func ValidateAudiences(field string, audiences []string) error {
+	return ValidateNames(field, audiences, MaxAudiences, MaxAudienceLength)
+}
+
+// ValidateAudiencePatterns checks an allow-list of audiences, in which "*" matches
+// any run of characters.
+func ValidateAudiencePatterns(field string, patterns []string) error {
+	return ValidateNames(field, patterns, MaxCount, MaxAudienceLength)
+}
+
+// ValidateNames checks a list of names, or of patterns of them, which may be any
+// text.
+func ValidateNames(field string, names []string, maxCount, maxLength int) error {
+	if len(names) > maxCount {
+		return usererror.Field(field, "has %d entries; at most %d are allowed", len(names), maxCount)
+	}
+	for i, name := range names {
+		switch {
+		case name == "" || len(name) > maxLength:
+			return usererror.Field(field, "entry %d must be between 1 and %d bytes long", i+1, maxLength)
+		case !text.Printable(name):
+			return usererror.Field(field, "entry %d has control characters", i+1)
+		case slices.Contains(names[:i], name):
+			return usererror.Field(field, "%q is listed twice", usererror.Clip(name))
+		}
 	}
 	return nil
 }

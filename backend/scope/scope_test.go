@@ -10,13 +10,14 @@ import (
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/usererror"
 )
 
-func TestValidate(t *testing.T) {
-	many := func(n int, format string) (scopes []string) {
-		for i := range n {
-			scopes = append(scopes, fmt.Sprintf(format, i))
-		}
-		return scopes
+func many(n int, format string) (list []string) {
+	for i := range n {
+		list = append(list, fmt.Sprintf(format, i))
 	}
+	return list
+}
+
+func TestValidate(t *testing.T) {
 	tests := map[string]struct {
 		scopes             []string
 		scopeOK, patternOK bool
@@ -122,4 +123,47 @@ func FuzzOutside(f *testing.F) {
 			t.Errorf("%q is within %q, and allows %q, which that does not", inner, outer, scope)
 		}
 	})
+}
+
+func TestValidateAudiences(t *testing.T) {
+	for name, test := range map[string]struct {
+		audiences []string
+		ok        bool
+	}{
+		"none":              {nil, true},
+		"text":              {[]string{"orders", "Orders", "https://api.example.com/", "größe"}, true},
+		"most":              {many(MaxAudiences, "a%d"), true},
+		"longest":           {[]string{strings.Repeat("a", 512)}, true},
+		"too many":          {many(MaxAudiences+1, "a%d"), false},
+		"too long":          {[]string{strings.Repeat("a", 513)}, false},
+		"empty":             {[]string{"a", ""}, false},
+		"twice":             {[]string{"a", "b", "a"}, false},
+		"control character": {[]string{"a\x00"}, false},
+		"not UTF-8":         {[]string{"\xff"}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var mistake *usererror.Error
+			err := ValidateAudiences("audience", test.audiences)
+			if test.ok != (err == nil) || err != nil && (!errors.As(err, &mistake) || mistake.Field != "audience") {
+				t.Errorf("got %v", err)
+			}
+		})
+	}
+}
+
+func TestAudiencePatterns(t *testing.T) {
+	patterns := []string{"https://*.example.com", "größe"}
+	if err := ValidateAudiencePatterns("allowed_audiences", patterns); err != nil {
+		t.Error(err)
+	}
+	for audience, inside := range map[string]bool{
+		"https://api.example.com": true, "größe": true, "https://example.com": false, "http://api.example.com": false, "https://api.example.com/": false, "*": false,
+	} {
+		if _, outside := Outside(patterns, []string{audience}); outside == inside {
+			t.Errorf("%s: inside is %v", audience, !outside)
+		}
+	}
+	if _, outside := Outside(nil, []string{"a"}); !outside {
+		t.Error("an empty list allows an audience")
+	}
 }

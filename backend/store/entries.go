@@ -24,6 +24,12 @@ var ErrNewer = errors.New("written by a newer version of the plugin; run that ve
 // nothing is known of it. It can be deleted.
 var ErrUndecodable = errors.New("entry cannot be decoded")
 
+// Replaceable reports whether a failure to read an entry is one that only
+// overwriting or deleting it can mend.
+func Replaceable(err error) bool {
+	return errors.Is(err, ErrUndecodable) && !errors.Is(err, ErrNewer)
+}
+
 // Entries is the values of one kind in Vault's storage, each as a JSON object at
 // prefix + path(name).
 type Entries[V any] struct {
