@@ -1,20 +1,26 @@
 // Package template renders Vault's identity templates into subjects and
 // claims. Unlike Vault's own rendering into JSON, a directive without a value
 // is an error: a token is refused rather than issued without a claim.
+//
+// A list of groups may be empty, since the caller may be in none. A map may not:
+// Vault's rendering gives an empty one for an accessor that does not exist, too.
 package template
 
 import (
 	"bytes"
 	"encoding/json"
-	"errors"
 	"fmt"
+	"io"
+	"maps"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/hashicorp/vault/sdk/helper/identitytpl"
 	"github.com/hashicorp/vault/sdk/logical"
 
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/text"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/usererror"
 )
 
@@ -38,7 +44,7 @@ type Caller struct {
 // only as digits.
 var (
 	collection = regexp.MustCompile(`^identity\.entity\.(metadata|groups\.(names|ids)|aliases\.[^.\s]+\.(metadata|custom_metadata))$`)
-	text       = regexp.MustCompile(`^(identity\.entity\.(id|name|metadata\.\S+|aliases\.[^.\s]+\.(id|name|metadata\.\S+|custom_metadata\.\S+))|identity\.groups\.(names|ids)\.[^.]+\.(id|name|metadata\.\S+))$`)
+	single     = regexp.MustCompile(`^(identity\.entity\.(id|name|metadata\.\S+|aliases\.[^.\s]+\.(id|name|metadata\.\S+|custom_metadata\.\S+))|identity\.groups\.(names|ids)\.[^.]+\.(id|name|metadata\.\S+))$`)
 	clock      = regexp.MustCompile(`^time\.now(\.(plus|minus)\.(\S+))?$`)
 )
 
@@ -93,7 +99,7 @@ func inString(literal string, quoted bool) bool {
 }
 
 func checkDirective(field, directive string) error {
-	if collection.MatchString(directive) || text.MatchString(directive) {
+	if collection.MatchString(directive) || single.MatchString(directive) {
 		return nil
 	}
 	if m := clock.FindStringSubmatch(directive); m != nil {
@@ -121,23 +127,24 @@ func CheckString(field, tmpl string) error {
 	return nil
 }
 
+// placeholder stands for a directive while a template is checked. No literal can
+// have it, since {{ begins a directive.
+const placeholder = "{{}}"
+
 // CheckObject checks a template that renders to a JSON object, and returns
-// the object's top-level names.
+// the object's top-level names. A name cannot have a directive: what an identity
+// is called must not decide how a claim is.
 func CheckObject(field, tmpl string) ([]string, error) {
 	object, err := renderObject(field, tmpl, func(p part) (string, error) {
 		if p.quoted {
-			return "x", nil
+			return placeholder, nil
 		}
 		return "null", nil
 	})
 	if err != nil {
 		return nil, err
 	}
-	names := make([]string, 0, len(object))
-	for name := range object {
-		names = append(names, name)
-	}
-	return names, nil
+	return slices.Collect(maps.Keys(object)), nil
 }
 
 // Renderer renders templates for one caller. It looks the entity up once, and
@@ -182,7 +189,7 @@ func (r *Renderer) Object(field, tmpl string) (map[string]json.RawMessage, error
 			if p.quoted {
 				return "", usererror.Field(field, "{{%s}} is a list or a map and cannot be rendered into a string", p.directive)
 			}
-			return r.populate(field, p.directive, identitytpl.JSONTemplating)
+			return r.collection(field, p.directive)
 		}
 		value, err := r.text(field, p.directive)
 		if err != nil || !p.quoted && clock.MatchString(p.directive) {
@@ -228,11 +235,107 @@ func renderObject(field, tmpl string, value func(part) (string, error)) (map[str
 	if err := json.Unmarshal([]byte(out.String()), &object); err != nil || object == nil {
 		return nil, usererror.Field(field, "does not render to a JSON object")
 	}
-	return object, nil
+	return object, CheckJSON(field, []byte(out.String()))
 }
 
+// maxNesting bounds how deep claims are nested: some JSON parsers accept no more.
+const maxNesting = 32
+
+// CheckJSON refuses JSON that verifiers may fail on or read differently: nested too
+// deep, or with two members of one name in an object.
+func CheckJSON(field string, raw []byte) error {
+	decoder := json.NewDecoder(bytes.NewReader(raw))
+	decoder.UseNumber()
+	var names []map[string]bool // of the open objects; nil for an array
+	isName := false
+	for {
+		token, err := decoder.Token()
+		switch {
+		case err == io.EOF:
+			return nil
+		case err != nil:
+			return usererror.Field(field, "must be a JSON object")
+		}
+		innermost := len(names) - 1
+		if name, ok := token.(string); ok && isName {
+			if strings.Contains(name, placeholder) {
+				return usererror.Field(field, "a claim's name must not have a directive")
+			}
+			if names[innermost][name] {
+				return usererror.Field(field, "has two members called %q in one object", usererror.Clip(name))
+			}
+			names[innermost][name] = true
+			isName = false
+			continue
+		}
+		switch token {
+		case json.Delim('{'):
+			names = append(names, map[string]bool{})
+		case json.Delim('['):
+			names = append(names, nil)
+		case json.Delim('}'), json.Delim(']'):
+			names = names[:innermost]
+		}
+		if len(names) > maxNesting {
+			return usererror.Field(field, "is nested more than %d levels deep", maxNesting)
+		}
+		isName = len(names) > 0 && names[len(names)-1] != nil
+	}
+}
+
+// text renders a directive to text, which is never empty.
 func (r *Renderer) text(field, directive string) (string, error) {
-	return r.populate(field, directive, identitytpl.ACLTemplating)
+	value, err := r.populate(field, directive, identitytpl.ACLTemplating)
+	if err != nil {
+		return "", err
+	}
+	if value == "" {
+		return "", noValue(field, directive)
+	}
+	return value, checkValue(field, directive, value)
+}
+
+// collection renders a directive to a JSON list, or to an object, which is never
+// empty.
+func (r *Renderer) collection(field, directive string) (string, error) {
+	rendered, err := r.populate(field, directive, identitytpl.JSONTemplating)
+	if err != nil {
+		return "", err
+	}
+	switch rendered {
+	case "null": // what it makes of no groups
+		return "[]", nil
+	case "{}":
+		return "", noValue(field, directive)
+	}
+	decoder := json.NewDecoder(strings.NewReader(rendered))
+	for {
+		token, err := decoder.Token()
+		if err == io.EOF {
+			return rendered, nil
+		}
+		if err != nil {
+			return "", fmt.Errorf("render {{%s}}: %w", directive, err)
+		}
+		if s, ok := token.(string); ok {
+			if err := checkValue(field, directive, s); err != nil {
+				return "", err
+			}
+		}
+	}
+}
+
+func noValue(field, directive string) error {
+	return usererror.Field(field, "{{%s}} has no value for this caller, so no token was issued", directive)
+}
+
+// checkValue refuses text of an identity that could garble a log line or a
+// terminal. What is in the template itself is the operator's choice.
+func checkValue(field, directive, value string) error {
+	if !text.Printable(value) {
+		return usererror.Field(field, "{{%s}} has control characters for this caller, so no token was issued", directive)
+	}
+	return nil
 }
 
 // populate renders one directive through Vault's own templating.
@@ -250,7 +353,7 @@ func (r *Renderer) populate(field, directive string, mode int) (string, error) {
 		Now:    r.now,
 	})
 	if err != nil {
-		return "", usererror.Field(field, "{{%s}} has no value for this caller, so no token was issued", directive)
+		return "", noValue(field, directive)
 	}
 	return value, nil
 }
@@ -267,8 +370,8 @@ func (r *Renderer) lookUp(field, directive string) error {
 	if err != nil {
 		return fmt.Errorf("look up entity: %w", err)
 	}
-	if entity == nil {
-		return errors.New("look up entity: it does not exist")
+	if entity == nil { // deleted since the caller logged in
+		return usererror.Field(field, "{{%s}} needs an identity entity, and that of this Vault token does not exist any more; log in again", directive)
 	}
 	groups, err := r.caller.Source.GroupsForEntity(r.caller.EntityID)
 	if err != nil {

@@ -18,7 +18,7 @@ func (s *source) EntityInfo(id string) (*logical.Entity, error) {
 	s.lookups++
 	return &logical.Entity{
 		ID: id, Name: `bil"ling\`,
-		Metadata: map[string]string{"team": "päyments\u2028"},
+		Metadata: map[string]string{"team": `päy"ments`, "empty": "", "lines": "a\u2028b", "turned": "a\u202eb", "colour": "\x1b[31m"},
 		Aliases:  []*logical.Alias{{MountAccessor: "auth_approle_1", Name: "app-7", Metadata: map[string]string{"role": "r"}}},
 	}, nil
 }
@@ -36,9 +36,9 @@ func TestObject(t *testing.T) {
 	for tmpl, want := range map[string]string{
 		`{"name": {{identity.entity.name}}}`:                                `{"name":"bil\"ling\\"}`,
 		`{"name": "x-{{ identity.entity.name }}-y"}`:                        `{"name":"x-bil\"ling\\-y"}`,
-		`{"team": {{identity.entity.metadata.team}}}`:                       `{"team":"päyments\u2028"}`,
+		`{"team": {{identity.entity.metadata.team}}}`:                       `{"team":"päy\"ments"}`,
 		`{"groups": {{identity.entity.groups.names}}}`:                      `{"groups":["ops","dev"]}`,
-		`{"a": {"b": {{identity.entity.metadata}}}}`:                        `{"a":{"b":{"team":"päyments\u2028"}}}`,
+		`{"a": {"b": {{identity.entity.aliases.auth_approle_1.metadata}}}}`: `{"a":{"b":{"role":"r"}}}`,
 		`{"app": {{identity.entity.aliases.auth_approle_1.metadata.role}}}`: `{"app":"r"}`,
 		`{"now": {{time.now}}, "then": "{{time.now.plus.60s}}"}`:            `{"now":1000,"then":"1060"}`,
 		`{"group": {{identity.groups.names.ops.id}}}`:                       `{"group":"g1"}`,
@@ -74,6 +74,10 @@ func TestNoValueRefuses(t *testing.T) {
 		`{"x": "{{identity.entity.metadata.absent}}"}`,
 		`{"x": {{identity.entity.aliases.auth_absent.name}}}`,
 		`{"x": {{identity.groups.names.absent.id}}}`,
+		`{"x": {{identity.entity.metadata.empty}}}`,
+		`{"x": {{identity.entity.aliases.auth_absent.metadata}}}`,
+		`{"x": {{identity.entity.aliases.auth_absent.custom_metadata}}}`,
+		`{"x": {{identity.entity.aliases.auth_approle_1.custom_metadata}}}`, // the alias has none
 	} {
 		if _, err := CheckObject("f", tmpl); err != nil {
 			t.Errorf("%s is refused when written: %v", tmpl, err)
@@ -91,9 +95,80 @@ func TestNoValueRefuses(t *testing.T) {
 	}
 }
 
+// Whoever may write an entity's metadata must not garble what verifiers log.
+func TestControlCharactersOfIdentitiesRefuse(t *testing.T) {
+	for _, tmpl := range []string{
+		`{"x": {{identity.entity.metadata.lines}}}`,
+		`{"x": "a {{identity.entity.metadata.turned}}"}`,
+		`{"x": {{identity.entity.metadata.colour}}}`,
+		`{"x": {{identity.entity.metadata}}}`,
+	} {
+		r, _ := renderer()
+		var mistake *usererror.Error
+		if object, err := r.Object("f", tmpl); !errors.As(err, &mistake) {
+			t.Errorf("%s renders to %s, %v", tmpl, object, err)
+		}
+	}
+}
+
+// lonely is an entity without anything: no groups, no metadata.
+type lonely struct{ entity *logical.Entity }
+
+func (l lonely) EntityInfo(string) (*logical.Entity, error)     { return l.entity, nil }
+func (lonely) GroupsForEntity(string) ([]*logical.Group, error) { return nil, nil }
+
+// That a caller is in no group is an answer; that it has no metadata is none, since
+// a mistyped accessor looks the same.
+func TestEmptyCollections(t *testing.T) {
+	r := NewRenderer(Caller{EntityID: "e1", Source: lonely{&logical.Entity{ID: "e1"}}}, time.Now())
+	for _, groups := range []string{"names", "ids"} {
+		object, err := r.Object("f", `{"groups": {{identity.entity.groups.`+groups+`}}}`)
+		if err != nil || string(object["groups"]) != "[]" {
+			t.Errorf("no groups render to %s, %v", object, err)
+		}
+	}
+	var mistake *usererror.Error
+	if object, err := r.Object("f", `{"x": {{identity.entity.metadata}}}`); !errors.As(err, &mistake) {
+		t.Errorf("no metadata render to %s, %v", object, err)
+	}
+}
+
+func TestDeletedEntityIsNoDefect(t *testing.T) {
+	r := NewRenderer(Caller{EntityID: "e1", Source: lonely{}}, time.Now())
+	var mistake *usererror.Error
+	if s, err := r.String("subject", "{{identity.entity.id}}"); !errors.As(err, &mistake) || mistake.Field != "subject" {
+		t.Errorf("renders to %q, %v", s, err)
+	}
+}
+
+// A template is held to what fixed claims are, also once it is rendered.
+func TestRenderedJSONIsChecked(t *testing.T) {
+	deep := strings.Repeat(`{"a":`, 40) + "{{identity.entity.name}}" + strings.Repeat("}", 40)
+	for _, tmpl := range []string{
+		deep,
+		`{"a": {"b": {{identity.entity.name}}, "b": 2}}`,
+		`{"a": 1, "\u0061": {{identity.entity.name}}}`,
+		`{"app-7": 1, "{{identity.entity.aliases.auth_approle_1.name}}": 2}`,
+	} {
+		r, _ := renderer()
+		var mistake *usererror.Error
+		if object, err := r.Object("f", tmpl); !errors.As(err, &mistake) {
+			t.Errorf("%.60s renders to %s, %v", tmpl, object, err)
+		}
+		if names, err := CheckObject("f", tmpl); !errors.As(err, &mistake) {
+			t.Errorf("%.60s passes with %v, %v", tmpl, names, err)
+		}
+	}
+	many := `{"l": [` + strings.Repeat(`{"a":1},`, 300) + `{"a":{{identity.entity.name}}}]}`
+	if _, err := CheckObject("f", many); err != nil {
+		t.Errorf("equal names in different objects: %v", err)
+	}
+}
+
 func TestCheck(t *testing.T) {
 	for _, tmpl := range []string{
 		`{"x": {{identity.entity.nmae}}}`, `{"x": {{}}}`, `{"x": {{identity.entity.name}`, `{"x": {{time.now.plus.soon}}}`,
+		`{"{{identity.entity.name}}": 1}`, `{"a": [{"x{{ identity.entity.name }}y": 1}]}`, `{"a":1}}`, `{"a":1}{}`,
 		`[]`, `null`, `{`, `"x"`, `{"x": {{identity.entity.name}} 1}`, `{"x": "` + strings.Repeat("y", MaxLength) + `"}`,
 	} {
 		var mistake *usererror.Error
