@@ -27,7 +27,7 @@ func (b *tokensBackend) pathCreds() []*framework.Path {
 			"scopes":   field(framework.TypeCommaStringSlice, "Scopes instead of the role's default_scopes; each must be allowed by the role."),
 			"ttl":      field(framework.TypeDurationSecond, "A shorter lifetime than the role's ttl."),
 			"audience": field(framework.TypeCommaStringSlice, "Some of the role's audiences."),
-			"metadata": field(framework.TypeKVPairs, "Metadata in addition to the role's."),
+			"metadata": field(framework.TypeKVPairs, "Metadata in addition to the role's; each name must be in its allowed_metadata."),
 			"cnf":      field(framework.TypeKVPairs, "Binds the token to a key that its bearer must prove to hold: jkt, the SHA-256 thumbprint of a DPoP key (RFC 9449), or x5t#S256, that of a client certificate (RFC 8705)."),
 		},
 		Operations: map[logical.Operation]framework.OperationHandler{
@@ -37,7 +37,8 @@ func (b *tokensBackend) pathCreds() []*framework.Path {
 		HelpSynopsis: "Issue a token of a role, under a lease.",
 		HelpDescription: `
 A read gives what the role has. A write can narrow it: fewer scopes, a shorter
-ttl, some of the audiences, more metadata. It can widen nothing.`,
+ttl, some of the audiences. It can add the metadata that the role allows, and
+widen nothing.`,
 	}}
 }
 

@@ -74,6 +74,95 @@ func TestSubjects(t *testing.T) {
 	m.refused(logical.ReadOperation, "creds/bearer", nil)
 }
 
+// An API that reads metadata takes it for the role's word, so that the role names
+// what a caller may add.
+func TestCallersAddTheMetadataThatTheRoleAllows(t *testing.T) {
+	m := newMount(t).withRoles()
+	add := func(name string) map[string]any {
+		return map[string]any{"metadata": map[string]any{name: "x"}}
+	}
+	for _, kind := range []string{"api_key", "bearer", "jwt"} {
+		if message := m.refused(logical.UpdateOperation, "creds/"+kind, add("tenant")); !strings.Contains(message, "allowed_metadata") {
+			t.Errorf("%s: %s", kind, message)
+		}
+		m.must(logical.UpdateOperation, "roles/"+kind, map[string]any{"allowed_metadata": "job,x-*", "metadata": map[string]any{"x-team": "shop", "rank": "1", "class": "a"}})
+		for name, allowed := range map[string]bool{
+			"job": true, "x-run": true, "Job": false, "tenant": false, "x": false, "x-": true,
+			// Of the role, in any spelling that some JSON decoder takes for it.
+			"x-team": false, "x-TEAM": false, "rank": false,
+		} {
+			if !allowed {
+				m.refused(logical.UpdateOperation, "creds/"+kind, add(name))
+				continue
+			}
+			token := m.must(logical.UpdateOperation, "creds/"+kind, add(name)).Data["token"].(string)
+			metadata := m.must(logical.UpdateOperation, "introspect", map[string]any{"token": token}).Data["metadata"]
+			if want := map[string]any{"x-team": "shop", "rank": "1", "class": "a", name: "x"}; !reflect.DeepEqual(metadata, want) {
+				t.Errorf("%s: metadata is %v, want %v", kind, metadata, want)
+			}
+		}
+		m.must(logical.UpdateOperation, "roles/"+kind, map[string]any{"allowed_metadata": "*"})
+		for _, name := range []string{"RANK", "ran\u212a", "clas\u017f", "CLA\u017fS", "X-Team"} {
+			if message := m.refused(logical.UpdateOperation, "creds/"+kind, add(name)); !strings.Contains(message, "set by the role") {
+				t.Errorf("%s, %q: %s", kind, name, message)
+			}
+		}
+		m.refused(logical.UpdateOperation, "creds/"+kind, map[string]any{"metadata": map[string]any{"tier": "free", "Tier": "gold"}}) // both the caller's
+		m.must(logical.UpdateOperation, "creds/"+kind, map[string]any{"metadata": map[string]any{"tier": "free", "tiers": "gold"}})
+	}
+}
+
+func TestRequireCnf(t *testing.T) {
+	m := newMount(t).withRoles()
+	bound := map[string]any{"cnf": map[string]any{"jkt": strings.Repeat("A", 43)}}
+	for _, kind := range []string{"api_key", "bearer", "jwt"} {
+		before := m.must(logical.ReadOperation, "creds/"+kind, nil)
+		m.must(logical.UpdateOperation, "roles/"+kind, map[string]any{"require_cnf": true})
+		for _, data := range []map[string]any{nil, {"ttl": "1m"}} {
+			if message := m.refused(logical.UpdateOperation, "creds/"+kind, data); !strings.HasPrefix(message, "cnf: ") {
+				t.Errorf("%s: %s", kind, message)
+			}
+		}
+		m.refused(logical.ReadOperation, "creds/"+kind, nil)
+		issued := m.must(logical.UpdateOperation, "creds/"+kind, bound)
+		if kind == "jwt" {
+			continue
+		}
+		if _, err := m.renew(before.Secret); err == nil || !strings.Contains(err.Error(), "cnf: ") {
+			t.Errorf("%s: a token without a key was renewed: %v", kind, err)
+		}
+		if resp, err := m.renew(issued.Secret); err != nil || resp.IsError() {
+			t.Errorf("%s: a token with a key was not renewed: %v %v", kind, resp, err)
+		}
+	}
+}
+
+// An entity can be deleted between a login's check and the lookup: that is not a
+// defect of the engine.
+func TestDeletedEntityIsA400(t *testing.T) {
+	m := newMount(t).withRoles()
+	m.must(logical.UpdateOperation, "roles/bearer", map[string]any{"subject": "{{identity.entity.name}}"})
+	m.must(logical.UpdateOperation, "roles/jwt", map[string]any{"claims_template": `{"name": {{identity.entity.name}}}`})
+	m.system.EntityVal = nil
+	for kind, field := range map[string]string{"bearer": "subject", "jwt": "claims_template"} {
+		if message := m.refused(logical.ReadOperation, "creds/"+kind, nil); !strings.HasPrefix(message, field+": ") {
+			t.Errorf("%s: %s", kind, message)
+		}
+	}
+}
+
+// A role's claims may have been stored by another version, or restored.
+func TestStaticClaimsAreCheckedWhenTheyAreSigned(t *testing.T) {
+	m := newMount(t).withRoles()
+	entry := m.stored("role/jwt")
+	for _, claims := range []string{`{"sub":"admin"}`, `{"Exp":99999999999}`, `{"a":{"b":1,"b":2}}`} {
+		m.put("role/jwt", strings.Replace(entry, "{", `{"claims":`+claims+`,`, 1))
+		if message := m.refused(logical.ReadOperation, "creds/jwt", nil); !strings.HasPrefix(message, "claims: ") {
+			t.Errorf("%s: %s", claims, message)
+		}
+	}
+}
+
 // What an issue answers, for each type of token, with and without a lease.
 func TestCreds(t *testing.T) {
 	ttl := map[string]time.Duration{"api_key": 24 * time.Hour, "bearer": time.Hour, "jwt": 15 * time.Minute}

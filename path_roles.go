@@ -4,15 +4,20 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
-	"net/http"
+	"maps"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
 
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/keyring"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/role"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/store"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/usererror"
 )
 
@@ -22,8 +27,11 @@ type roleField struct {
 	name   string
 	schema *framework.FieldSchema
 	set    func(r *role.Role, value any) error
-	reset  func(r, defaults *role.Role)
+	reset  func(r *role.Role)
 	show   func(r *role.Role) any
+	// emptied warns of what a role allows or restricts no longer once the field,
+	// a list, is empty.
+	emptied string
 }
 
 // newRoleField makes a field of the value that at points to. Parse turns what
@@ -39,7 +47,7 @@ func newRoleField[T, V any](name string, schema *framework.FieldSchema, at func(
 			}
 			return err
 		},
-		reset: func(r, defaults *role.Role) { *at(r) = *at(defaults) },
+		reset: func(r *role.Role) { *at(r) = *at(role.New(r.Name, r.TokenType)) },
 		show:  func(r *role.Role) any { return show(*at(r)) },
 	}
 }
@@ -50,10 +58,12 @@ func plainField[T any](name string, schema *framework.FieldSchema, at func(*role
 		func(v T) any { return v })
 }
 
-func listField(name, description string, at func(*role.Role) *[]string) roleField {
-	return newRoleField(name, field(framework.TypeCommaStringSlice, description), at,
+func listField(name, description, emptied string, at func(*role.Role) *[]string) roleField {
+	f := newRoleField(name, field(framework.TypeCommaStringSlice, description), at,
 		func(v []string) ([]string, error) { return v, nil },
 		func(v []string) any { return append([]string{}, v...) })
+	f.emptied = emptied
+	return f
 }
 
 func durationField(name, description string, at func(*role.Role) *time.Duration) roleField {
@@ -65,14 +75,16 @@ func durationField(name, description string, at func(*role.Role) *time.Duration)
 // roleFields are all fields of a role but its name and token_type.
 var roleFields = []roleField{
 	listField("allowed_scopes", "Scopes that tokens of the role may have. * matches any run of characters. Empty allows none.",
+		"tokens can have no scope",
 		func(r *role.Role) *[]string { return &r.AllowedScopes }),
 	listField("default_scopes", "Scopes of a token when none are asked for; each must be allowed.",
+		"tokens have no scope unless the request names some",
 		func(r *role.Role) *[]string { return &r.DefaultScopes }),
-	durationField("ttl", "Life of a token. Default: the mount's for api_key, 1h for bearer, 15m for jwt.",
-		func(r *role.Role) *time.Duration { return &r.TTL }),
 	durationField("max_ttl", "Life of a token over all renewals. Default 0: the mount's maximum.",
 		func(r *role.Role) *time.Duration { return &r.MaxTTL }),
-	listField("audiences", "APIs that the tokens are for (aud). A jwt role needs at least one.",
+	ttlField(), // after max_ttl, to which a default gives way
+	listField("audiences", "APIs that the tokens are for (aud). A jwt role needs at least one, and each must be within allowed_audiences of config.",
+		"tokens are for no API in particular, so that an audience asked for at introspection refuses them, and an API that asks for none accepts them",
 		func(r *role.Role) *[]string { return &r.Audiences }),
 	plainField("subject", field(framework.TypeString, "Subject (sub), with Vault identity templating. Default: the caller's entity id."),
 		func(r *role.Role) *string { return &r.Subject }),
@@ -103,16 +115,45 @@ var roleFields = []roleField{
 		func(r *role.Role) *string { return &r.Prefix }),
 	plainField("max_tokens", field(framework.TypeInt, "api_key, bearer: how many tokens of the role may be live at once. Default 0: no cap."),
 		func(r *role.Role) *int { return &r.MaxTokens }),
-	newRoleField("bound_cidrs", field(framework.TypeCommaStringSlice, "Networks that the tokens may be used from. Default: any."),
-		func(r *role.Role) *[]netip.Prefix { return &r.BoundCIDRs },
-		func(v []string) ([]netip.Prefix, error) { return role.ParseCIDRs("bound_cidrs", v) },
-		func(v []netip.Prefix) any { return prefixStrings(v) }),
+	networksField(),
 	newRoleField("metadata", field(framework.TypeKVPairs, "Metadata of every token, shown by introspection. Not for secrets."),
 		func(r *role.Role) *map[string]string { return &r.Metadata },
 		func(v map[string]string) (map[string]string, error) { return v, nil },
 		func(v map[string]string) any { return stringMap(v) }),
+	listField("allowed_metadata", "Names of metadata that a request may add. * matches any run of characters. Default empty: none.",
+		"requests can add no metadata",
+		func(r *role.Role) *[]string { return &r.AllowedMetadata }),
+	plainField("require_cnf", field(framework.TypeBool, "Whether a request must bind its token to a key, by cnf. Default false."),
+		func(r *role.Role) *bool { return &r.RequireCnf }),
 	plainField("generate_lease", field(framework.TypeBool, "Whether tokens have a Vault lease, and so end with the Vault login that asked for them. Default true."),
 		func(r *role.Role) *bool { return &r.GenerateLease }),
+}
+
+// ttlField is the ttl, of which 0 is the type's default: a token that cannot be
+// renewed or moved, such as a JWT, should not silently live as long as a mount
+// allows.
+func ttlField() roleField {
+	f := durationField("ttl", "Life of a token. Default, and 0: the mount's for api_key, 1h for bearer, 15m for jwt.",
+		func(r *role.Role) *time.Duration { return &r.TTL })
+	set := f.set
+	f.set = func(r *role.Role, value any) error {
+		if value == 0 {
+			r.SetDefaultTTL()
+			return nil
+		}
+		return set(r, value)
+	}
+	f.reset = (*role.Role).SetDefaultTTL
+	return f
+}
+
+func networksField() roleField {
+	f := newRoleField("bound_cidrs", field(framework.TypeCommaStringSlice, "Networks that the tokens may be used from. Default: any."),
+		func(r *role.Role) *[]netip.Prefix { return &r.BoundCIDRs },
+		func(v []string) ([]netip.Prefix, error) { return role.ParseCIDRs("bound_cidrs", v) },
+		func(v []netip.Prefix) any { return prefixStrings(v) })
+	f.emptied = "tokens may be used from anywhere"
+	return f
 }
 
 // roleFieldSchemas declares a role's fields, as read or written.
@@ -130,7 +171,7 @@ func (b *tokensBackend) pathRoles() []*framework.Path {
 	fields := roleFieldSchemas()
 	fields["name"] = field(framework.TypeString, "Name of the role. Case matters.")
 	write := func(callback framework.OperationFunc, summary string) *framework.PathOperation {
-		return forwarded(callback, summary, responds(http.StatusNoContent, nil))
+		return forwarded(callback, summary, changes())
 	}
 	return []*framework.Path{
 		{
@@ -139,7 +180,7 @@ func (b *tokensBackend) pathRoles() []*framework.Path {
 				logical.ListOperation: &framework.PathOperation{
 					Callback:  b.pathRolesList,
 					Summary:   "List the roles.",
-					Responses: responds(http.StatusOK, listFields("Names of the roles.")),
+					Responses: finds(listFields("Names of the roles.")),
 				},
 			},
 			HelpSynopsis:    "List the roles.",
@@ -153,16 +194,18 @@ func (b *tokensBackend) pathRoles() []*framework.Path {
 				logical.ReadOperation: &framework.PathOperation{
 					Callback:  b.pathRolesRead,
 					Summary:   "Read a role.",
-					Responses: responds(http.StatusOK, roleFieldSchemas()),
+					Responses: finds(roleFieldSchemas()),
 				},
 				logical.CreateOperation: write(b.pathRolesWrite, "Create a role."),
 				logical.UpdateOperation: write(b.pathRolesWrite, "Change a role."),
-				logical.PatchOperation:  write(b.pathRolesPatch, "Change a role that exists; null resets a field."),
+				logical.PatchOperation:  write(b.pathRolesPatch, "Change a role that exists; null resets a field, or removes a member of an object."),
 				logical.DeleteOperation: write(b.pathRolesDelete, "Delete a role."),
 			},
 			HelpSynopsis: "What tokens of a role may do, and for how long they live.",
 			HelpDescription: `
-A write changes only the fields that it names. Tokens that were issued keep what
+A write changes only the fields that it names; a patch does so for the members of
+claims and metadata too (RFC 7396). A role that is stored and cannot be read is
+replaced by a write that names its token_type, or deleted. Tokens that were issued keep what
 they have, but a renewal is checked against the role as it is then.
 
 Deleting a role stops issue and renewal. It does not revoke tokens: those end
@@ -177,6 +220,9 @@ func (b *tokensBackend) roleExists(ctx context.Context, req *logical.Request, da
 		return false, nil // the handler refuses it
 	}
 	r, err := b.engine.Roles.Get(ctx, req.Storage, name)
+	if errors.Is(err, store.ErrUndecodable) {
+		return true, nil // there is one, and who may write it needs the right to change it
+	}
 	return r != nil, err
 }
 
@@ -216,7 +262,7 @@ func (b *tokensBackend) pathRolesWrite(ctx context.Context, req *logical.Request
 
 func (b *tokensBackend) pathRolesPatch(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
 	return b.changeRole(ctx, req, data, func(name string) (*role.Role, error) {
-		return nil, usererror.Field("name", "role %q does not exist; a patch changes what is there, so create it with a write", name)
+		return nil, usererror.Field("name", "role %q does not exist, or cannot be decoded; a patch changes what is there, so create it with a write", name)
 	})
 }
 
@@ -229,61 +275,115 @@ func (b *tokensBackend) changeRole(ctx context.Context, req *logical.Request, da
 	}
 	done, err := b.engine.ChangeRole(ctx, req.Storage, name,
 		func() (*role.Role, error) { return create(name) },
-		func(r *role.Role, created bool) error { return setRoleFields(r, req.Data, data, created) })
+		func(r *role.Role, created bool) error { return setRoleFields(r, req, data, created) })
 	if done != nil && done.NewKey != nil {
 		b.logKeyCreated(done.NewKey)
 	}
 	if err != nil {
 		return nil, err
 	}
-	b.Logger().Info("role written", "role", name, "token_type", done.Role.TokenType, "created", done.Created)
-	return warnYoungKey(b.warnCapped(done.Role, done.Ceilings.MaxTTL), done), nil
+	b.Logger().Info("role written", "role", name, "token_type", done.Role.TokenType, "created", done.Created, "replaced", done.Replaced)
+	return warn(slices.Concat(replacedWarning(done), emptiedWarnings(done), b.cappedWarnings(done.Role, done.Ceilings.MaxTTL), youngKeyWarning(done))), nil
 }
 
-// setRoleFields sets the fields that the request names; null, which only a
-// patch may hold, puts one back to its default.
-func setRoleFields(r *role.Role, named map[string]any, data *framework.FieldData, created bool) error {
-	if value, ok := named["token_type"]; ok && value != string(r.TokenType) {
+// setRoleFields sets the fields that the request names. In a patch, null puts one
+// back to its default, and an object changes the members that it names.
+func setRoleFields(r *role.Role, req *logical.Request, data *framework.FieldData, created bool) error {
+	if value, ok := req.Data["token_type"]; ok && value != string(r.TokenType) {
 		return usererror.Field("token_type", "cannot change from %s; delete the role, or write one with another name", r.TokenType)
 	}
-	defaults := role.New(r.Name, r.TokenType)
 	for _, f := range roleFields {
-		value, ok := named[f.name]
+		value, ok := req.Data[f.name]
 		if !ok {
 			continue
 		}
 		if value == nil {
-			f.reset(r, defaults)
+			f.reset(r)
 			continue
 		}
-		if err := f.set(r, data.Get(f.name)); err != nil {
+		if err := f.set(r, f.read(r, req, data)); err != nil {
 			return err
 		}
 	}
-	ttl, ok := named["ttl"]
-	if isDefault := ok && ttl == nil || !ok && created; isDefault && r.MaxTTL > 0 {
-		r.TTL = min(r.TTL, r.MaxTTL) // a default gives way to a maximum
+	if _, named := req.Data["ttl"]; created && !named {
+		r.SetDefaultTTL()
 	}
 	return nil
 }
 
-// warnCapped warns of lifetimes of a role that a lower maximum will cut.
-func (b *tokensBackend) warnCapped(r *role.Role, ceiling time.Duration) *logical.Response {
-	var warnings []string
-	warn := func(name string, value, limit time.Duration, whose string) {
+// read returns what the request wants the field to be.
+func (f *roleField) read(r *role.Role, req *logical.Request, data *framework.FieldData) any {
+	if req.Operation != logical.PatchOperation || f.schema.Type != framework.TypeMap && f.schema.Type != framework.TypeKVPairs {
+		return data.Get(f.name)
+	}
+	patch, isObject := req.Data[f.name].(map[string]any)
+	if !isObject { // key=value pairs
+		patch = stringMap(data.Get(f.name).(map[string]string))
+	}
+	merged := framework.FieldData{
+		Raw:    map[string]any{f.name: mergePatch(f.show(r), patch)},
+		Schema: map[string]*framework.FieldSchema{f.name: f.schema},
+	}
+	return merged.Get(f.name)
+}
+
+// mergePatch applies a patch to a value (RFC 7396 §2).
+func mergePatch(target, patch any) any {
+	members, isObject := patch.(map[string]any)
+	if !isObject {
+		return patch
+	}
+	merged, isObject := target.(map[string]any)
+	if !isObject {
+		merged = map[string]any{}
+	}
+	merged = maps.Clone(merged)
+	for name, value := range members {
+		if value == nil {
+			delete(merged, name)
+		} else {
+			merged[name] = mergePatch(merged[name], value)
+		}
+	}
+	return merged
+}
+
+func replacedWarning(done *backend.RoleChange) []string {
+	if !done.Replaced {
+		return nil
+	}
+	return []string{"the role that was stored could not be decoded, so nothing of it was kept: fields that were not named have their defaults"}
+}
+
+// emptiedWarnings warns of lists that the write emptied: most likely by a variable
+// that was not set.
+func emptiedWarnings(done *backend.RoleChange) (warnings []string) {
+	if done.Before == nil {
+		return nil
+	}
+	for _, f := range roleFields {
+		if f.emptied != "" && isEmpty(f.show(done.Role)) && !isEmpty(f.show(done.Before)) {
+			warnings = append(warnings, f.name+" is empty now: "+f.emptied)
+		}
+	}
+	return warnings
+}
+
+func isEmpty(list any) bool { return len(list.([]string)) == 0 }
+
+// cappedWarnings warns of lifetimes of a role that a lower maximum will cut.
+func (b *tokensBackend) cappedWarnings(r *role.Role, ceiling time.Duration) (warnings []string) {
+	capped := func(name string, value, limit time.Duration, whose string) {
 		if limit > 0 && value > limit {
 			warnings = append(warnings, fmt.Sprintf("%s is %s, but tokens are capped by %s: %s", name, value, whose, limit))
 		}
 	}
 	mount := b.System().MaxLeaseTTL()
-	warn("ttl", r.TTL, ceiling, "max_ttl in config")
-	warn("ttl", r.TTL, mount, "the mount's max_lease_ttl")
-	warn("max_ttl", r.MaxTTL, ceiling, "max_ttl in config")
-	warn("max_ttl", r.MaxTTL, mount, "the mount's max_lease_ttl")
-	if len(warnings) == 0 {
-		return nil
-	}
-	return &logical.Response{Warnings: warnings}
+	capped("ttl", r.TTL, ceiling, "max_ttl in config")
+	capped("ttl", r.TTL, mount, "the mount's max_lease_ttl")
+	capped("max_ttl", r.MaxTTL, ceiling, "max_ttl in config")
+	capped("max_ttl", r.MaxTTL, mount, "the mount's max_lease_ttl")
+	return warnings
 }
 
 func (b *tokensBackend) pathRolesDelete(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
@@ -297,4 +397,13 @@ func (b *tokensBackend) pathRolesDelete(ctx context.Context, req *logical.Reques
 	}
 	b.Logger().Info("role deleted", "role", name)
 	return nil, nil
+}
+
+// youngKeyWarning warns that verifiers may not have the key that the role was
+// given.
+func youngKeyWarning(done *backend.RoleChange) []string {
+	if done.Young == nil {
+		return nil
+	}
+	return []string{"the version of key \"" + done.Role.Key + "\" that signs has been published for " + done.Young.Round(time.Second).String() + " only; verifiers that do not fetch the key set again for an unknown kid may refuse tokens of the role for up to " + keyring.MaxCacheTime.String()}
 }

@@ -2,6 +2,7 @@ package tokens
 
 import (
 	"encoding/json"
+	"io"
 	"maps"
 	"math"
 	"regexp"
@@ -14,6 +15,7 @@ import (
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
 
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/template"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/usererror"
 )
 
@@ -52,7 +54,7 @@ func (b *tokensBackend) checkRequest(req *logical.Request) error {
 	case logical.CreateOperation, logical.UpdateOperation, logical.PatchOperation:
 	case logical.ReadOperation, logical.ListOperation, logical.DeleteOperation:
 		if b.unauthenticated(req.Path) {
-			req.Data = nil // such as a parameter that avoids a cache
+			req.Data = declaredParameters(path, req.Data)
 			return nil
 		}
 	default:
@@ -70,6 +72,21 @@ func (b *tokensBackend) checkRequest(req *logical.Request) error {
 		req.Data[name] = value
 	}
 	return nil
+}
+
+// declaredParameters drops parameters that a path does not know, such as one that
+// avoids a cache, and values that are no text.
+func declaredParameters(path *framework.Path, given map[string]any) map[string]any {
+	declared := map[string]any{}
+	for name, schema := range path.Fields {
+		value, ok := given[name]
+		if !ok || !schema.Query {
+			continue
+		}
+		text, _ := value.(string)
+		declared[name] = text
+	}
+	return declared
 }
 
 // unauthenticated reports whether a path needs no Vault token.
@@ -122,7 +139,7 @@ func checkValue(name string, schema *framework.FieldSchema, value any, operation
 			return nil, usererror.Field(name, "must be a string")
 		}
 	case framework.TypeKVPairs:
-		if err := checkPairs(name, value); err != nil {
+		if err := checkPairs(name, value, operation == logical.PatchOperation); err != nil {
 			return nil, err
 		}
 	case framework.TypeCommaStringSlice:
@@ -228,13 +245,7 @@ func wholeNumber(value any) (float64, bool) {
 func checkObject(name string, value any) (any, error) {
 	mistake := usererror.Field(name, "must be a JSON object")
 	if s, ok := value.(string); ok {
-		var object map[string]any
-		decoder := json.NewDecoder(strings.NewReader(s))
-		decoder.UseNumber()
-		if decoder.Decode(&object) != nil || object == nil || decoder.More() {
-			return nil, mistake
-		}
-		return object, nil
+		return parseObject(name, s, mistake)
 	}
 	if _, ok := value.(map[string]any); !ok {
 		return nil, mistake
@@ -242,15 +253,28 @@ func checkObject(name string, value any) (any, error) {
 	return value, nil
 }
 
+func parseObject(name, text string, mistake error) (any, error) {
+	var object map[string]any
+	decoder := json.NewDecoder(strings.NewReader(text))
+	decoder.UseNumber()
+	if decoder.Decode(&object) != nil || object == nil {
+		return nil, mistake
+	}
+	if _, err := decoder.Token(); err != io.EOF { // More would pass over a bracket
+		return nil, mistake
+	}
+	return object, template.CheckJSON(name, []byte(text)) // of two members the map has one
+}
+
 // checkPairs accepts only strings as values: the framework would turn others into
-// strings of its own making.
-func checkPairs(name string, value any) error {
+// strings of its own making. In a patch, null removes a member.
+func checkPairs(name string, value any, patch bool) error {
 	object, ok := value.(map[string]any)
 	if !ok {
 		return nil // key=value pairs, which the framework reads
 	}
 	for _, v := range object {
-		if _, isString := v.(string); !isString {
+		if _, isString := v.(string); !isString && !(patch && v == nil) {
 			return usererror.Field(name, "must be %s", describe(framework.TypeKVPairs))
 		}
 	}

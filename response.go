@@ -14,7 +14,6 @@ import (
 
 	"github.com/hashicorp/vault/sdk/logical"
 
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/keyring"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/token"
 )
@@ -84,19 +83,6 @@ func introspectionData(answer *token.Answer) map[string]any {
 		data["metadata"] = stringMap(answer.Metadata)
 	}
 	return data
-}
-
-// warnYoungKey warns, in the answer to the write of a role, that verifiers may not
-// have the key that the role was given.
-func warnYoungKey(resp *logical.Response, done *backend.RoleChange) *logical.Response {
-	if done.Young == nil {
-		return resp
-	}
-	if resp == nil {
-		resp = &logical.Response{}
-	}
-	resp.AddWarning("the version of key \"" + done.Role.Key + "\" that signs has been published for " + done.Young.Round(time.Second).String() + " only; verifiers that do not fetch the key set again for an unknown kid may refuse tokens of the role for up to " + keyring.MaxCacheTime.String())
-	return resp
 }
 
 // warn is an answer that has nothing but warnings: nil if there are none.

@@ -9,12 +9,15 @@ import (
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/config"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/keyring"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/role"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/store"
 )
 
 // RoleChange is what ChangeRole did.
 type RoleChange struct {
 	Role     *role.Role
+	Before   *role.Role // nil if it was created or replaced
 	Created  bool
+	Replaced bool // in place of one that could not be decoded
 	Ceilings *config.Config
 	NewKey   *keyring.Key // the default key, if the role is the first to need it
 	// Young is how long the key that the role was given has published the version
@@ -23,21 +26,23 @@ type RoleChange struct {
 }
 
 // ChangeRole stores what change makes of a role, if that is valid. If there is
-// no such role, it begins with the one that create returns. A key that was made
-// is returned even with an error.
+// no such role, or none that can be decoded, it begins with the one that create
+// returns. One that a newer version of the plugin wrote is not touched. A key that
+// was made is returned even with an error.
 func (e *Engine) ChangeRole(ctx context.Context, storage logical.Storage, name string, create func() (*role.Role, error), change func(r *role.Role, created bool) error) (*RoleChange, error) {
 	defer e.Roles.Lock(name)()
-	old, err := e.Roles.Get(ctx, storage, name)
-	if err != nil {
-		return nil, err
+	old, unreadable := e.Roles.Get(ctx, storage, name)
+	if unreadable != nil && !store.Replaceable(unreadable) {
+		return nil, unreadable
 	}
-	done := &RoleChange{Created: old == nil}
+	done := &RoleChange{Before: old, Replaced: unreadable != nil, Created: old == nil && unreadable == nil}
+	var err error
 	if old != nil {
 		done.Role = old.Clone()
 	} else if done.Role, err = create(); err != nil {
 		return nil, err
 	}
-	if err := change(done.Role, done.Created); err != nil {
+	if err := change(done.Role, old == nil); err != nil {
 		return nil, err
 	}
 	if done.Ceilings, err = e.Config.Get(ctx, storage); err != nil {

@@ -2,8 +2,8 @@
 package role
 
 import (
-	"bytes"
 	"encoding/json"
+	"fmt"
 	"maps"
 	"net/netip"
 	"regexp"
@@ -38,8 +38,6 @@ func (t TokenType) Opaque() bool { return t == APIKey || t == Bearer }
 // Bounds on a role's lists, so that tokens, records and audit lines stay small.
 const (
 	MaxNameLength    = 128
-	maxAudiences     = 20
-	maxAudienceBytes = 512
 	maxCIDRs         = 100
 	maxSubjectBytes  = 512
 	maxMetadata      = 64
@@ -47,7 +45,6 @@ const (
 	maxMetadataKey   = 128
 	maxMetadataValue = 512
 	maxClaimsBytes   = 8 * 1024
-	maxClaimsNesting = 32 // some JSON parsers accept no more
 	maxLeeway        = 5 * time.Minute
 )
 
@@ -60,18 +57,20 @@ type Role struct {
 	TokenType       TokenType         `json:"token_type"`
 	AllowedScopes   []string          `json:"allowed_scopes,omitempty"` // patterns; empty allows nothing
 	DefaultScopes   []string          `json:"default_scopes,omitempty"`
-	TTL             time.Duration     `json:"ttl,omitempty"`     // zero: the mount's default
+	TTL             time.Duration     `json:"ttl,omitempty"`     // zero: the mount's default; API key
 	MaxTTL          time.Duration     `json:"max_ttl,omitempty"` // zero: the mount's maximum
 	Audiences       []string          `json:"audiences,omitempty"`
 	Subject         string            `json:"subject,omitempty"`         // template
 	Claims          json.RawMessage   `json:"claims,omitempty"`          // a JSON object; JWT
 	ClaimsTemplate  string            `json:"claims_template,omitempty"` // JWT
 	Key             string            `json:"key,omitempty"`             // JWT
-	NotBeforeLeeway time.Duration     `json:"not_before_leeway,omitempty"`
-	Prefix          string            `json:"prefix,omitempty"`     // opaque
-	MaxTokens       int               `json:"max_tokens,omitempty"` // opaque; zero: no cap
+	NotBeforeLeeway time.Duration     `json:"not_before_leeway"`         // JWT
+	Prefix          string            `json:"prefix,omitempty"`          // opaque
+	MaxTokens       int               `json:"max_tokens,omitempty"`      // opaque; zero: no cap
 	BoundCIDRs      []netip.Prefix    `json:"bound_cidrs,omitempty"`
 	Metadata        map[string]string `json:"metadata,omitempty"`
+	AllowedMetadata []string          `json:"allowed_metadata,omitempty"` // patterns of names; empty allows none
+	RequireCnf      bool              `json:"require_cnf,omitempty"`
 	GenerateLease   bool              `json:"generate_lease"`
 }
 
@@ -91,6 +90,47 @@ func New(name string, tokenType TokenType) *Role {
 	}
 	return r
 }
+
+// UnmarshalJSON reads a stored role onto the defaults of its type, so that a member
+// which it was stored without has its default.
+func (r *Role) UnmarshalJSON(raw []byte) error {
+	var stored struct {
+		Format    int       `json:"format"`
+		TokenType TokenType `json:"token_type"`
+	}
+	if err := json.Unmarshal(raw, &stored); err != nil {
+		return err
+	}
+	if !slices.Contains(TokenTypes(), stored.TokenType) {
+		return fmt.Errorf("token_type %q is unknown", stored.TokenType)
+	}
+	type plain Role // without this method
+	read := New("", stored.TokenType)
+	if stored.Format == 0 {
+		read.NotBeforeLeeway = 0 // was left out when it was zero
+	}
+	defaultTTL := read.TTL
+	read.TTL = 0
+	if err := json.Unmarshal(raw, (*plain)(read)); err != nil {
+		return err
+	}
+	if read.TTL == 0 {
+		read.TTL = withinMax(defaultTTL, read.MaxTTL)
+	}
+	*r = *read
+	return nil
+}
+
+// withinMax returns a default TTL, which gives way to a maximum.
+func withinMax(ttl, maxTTL time.Duration) time.Duration {
+	if maxTTL > 0 {
+		return min(ttl, maxTTL)
+	}
+	return ttl
+}
+
+// SetDefaultTTL gives the role the TTL of its type, or its maximum if that is less.
+func (r *Role) SetDefaultTTL() { r.TTL = withinMax(New(r.Name, r.TokenType).TTL, r.MaxTTL) }
 
 // Clone returns a copy whose fields can be set without changing the original.
 func (r *Role) Clone() *Role {
@@ -132,10 +172,13 @@ func (r *Role) Validate(ceilings *config.Config) error {
 		func() error { return ValidateName("name", r.Name) },
 		func() error { return r.validateScopes(ceilings) },
 		r.validateTTLs,
-		r.validateAudiences,
+		func() error { return r.validateAudiences(ceilings) },
 		r.validateSubject,
 		r.validateCIDRs,
 		func() error { return ValidateMetadata("metadata", r.Metadata) },
+		func() error {
+			return scope.ValidateNames("allowed_metadata", r.AllowedMetadata, maxMetadata, maxMetadataKey)
+		},
 		r.validateTypeFields,
 	}
 	for _, check := range checks {
@@ -176,30 +219,15 @@ func (r *Role) validateTTLs() error {
 	return nil
 }
 
-func (r *Role) validateAudiences() error {
-	if err := ValidateAudiences("audiences", r.Audiences); err != nil {
+func (r *Role) validateAudiences(ceilings *config.Config) error {
+	if err := scope.ValidateAudiences("audiences", r.Audiences); err != nil {
 		return err
+	}
+	if a, outside := scope.Outside(ceilings.AllowedAudiences, r.Audiences); outside {
+		return usererror.Field("audiences", "%q is above the mount's ceiling; see allowed_audiences in config", usererror.Clip(a))
 	}
 	if r.TokenType == JWT && len(r.Audiences) == 0 {
 		return usererror.Field("audiences", "a jwt role needs at least one: the API that the token is for (RFC 9068, section 2.2)")
-	}
-	return nil
-}
-
-// ValidateAudiences checks a list of audiences: StringOrURI of RFC 7519 §2.
-func ValidateAudiences(field string, audiences []string) error {
-	if len(audiences) > maxAudiences {
-		return usererror.Field(field, "has %d entries; at most %d are allowed", len(audiences), maxAudiences)
-	}
-	for i, a := range audiences {
-		switch {
-		case a == "" || len(a) > maxAudienceBytes:
-			return usererror.Field(field, "entry %d must be between 1 and %d bytes long", i+1, maxAudienceBytes)
-		case !text.Printable(a):
-			return usererror.Field(field, "entry %d has control characters", i+1)
-		case slices.Contains(audiences[:i], a):
-			return usererror.Field(field, "%q is listed twice", usererror.Clip(a))
-		}
 	}
 	return nil
 }
@@ -260,8 +288,11 @@ func ValidateMetadata(field string, metadata map[string]string) error {
 		case key == "" || len(key) > maxMetadataKey || !text.Printable(key):
 			return usererror.Field(field, "the key %q must be between 1 and %d bytes of text", usererror.Clip(key), maxMetadataKey)
 		case len(metadata[key]) > maxMetadataValue || !text.Printable(metadata[key]):
-			return usererror.Field(field, "the value of %q must be text of at most %d bytes", key, maxMetadataValue)
+			return usererror.Field(field, "the value of %q must be text of at most %d bytes", usererror.Clip(key), maxMetadataValue)
 		}
+	}
+	if a, b, same := sameName(slices.Sorted(maps.Keys(metadata))); same {
+		return usererror.Field(field, "%q and %q are one name to readers that do not tell capitals from small letters", usererror.Clip(a), usererror.Clip(b))
 	}
 	if total > maxMetadataBytes {
 		return usererror.Field(field, "is %d bytes long; at most %d are allowed", total, maxMetadataBytes)
@@ -327,12 +358,6 @@ func (r *Role) validateClaims() error {
 	if err != nil {
 		return err
 	}
-	if nesting(r.Claims) > maxClaimsNesting {
-		return usererror.Field("claims", "is nested more than %d levels deep", maxClaimsNesting)
-	}
-	if err := CheckClaimNames("claims", slices.Sorted(maps.Keys(claims))); err != nil {
-		return err
-	}
 	if r.ClaimsTemplate == "" {
 		return nil
 	}
@@ -341,55 +366,83 @@ func (r *Role) validateClaims() error {
 		return err
 	}
 	slices.Sort(names)
-	for _, name := range names {
-		if _, twice := claims[name]; twice {
-			return usererror.Field("claims_template", "%q is in claims as well", name)
-		}
-	}
-	return CheckClaimNames("claims_template", names)
+	return checkRendered(claims, names)
 }
 
-// nesting returns how deep the objects and arrays of valid JSON are nested.
-func nesting(raw json.RawMessage) int {
-	decoder := json.NewDecoder(bytes.NewReader(raw))
-	deepest, depth := 0, 0
-	for {
-		token, err := decoder.Token()
-		if err != nil {
-			return deepest
-		}
-		switch token {
-		case json.Delim('{'), json.Delim('['):
-			depth++
-			deepest = max(deepest, depth)
-		case json.Delim('}'), json.Delim(']'):
-			depth--
-		}
+// checkRendered checks the names of rendered claims by themselves, and beside the
+// fixed ones.
+func checkRendered(claims map[string]json.RawMessage, rendered []string) error {
+	if err := CheckClaimNames("claims_template", rendered); err != nil {
+		return err
 	}
+	if _, b, same := sameName(slices.Concat(slices.Sorted(maps.Keys(claims)), rendered)); same {
+		return usererror.Field("claims_template", "%q is in claims as well, in one spelling or another", usererror.Clip(b))
+	}
+	return nil
 }
 
-// StaticClaims returns the role's claims by name.
+// AllClaims returns the role's claims for a caller: the fixed ones, which are
+// checked each time, since they may have been stored by another version; and those
+// that render returns for the template.
+func (r *Role) AllClaims(render func(tmpl string) (map[string]json.RawMessage, error)) (map[string]json.RawMessage, error) {
+	claims, err := r.StaticClaims()
+	if err != nil || r.ClaimsTemplate == "" {
+		return claims, err
+	}
+	rendered, err := render(r.ClaimsTemplate)
+	if err != nil {
+		return nil, err
+	}
+	// Once more after rendering: what was stored may have directives in names.
+	if err := checkRendered(claims, slices.Sorted(maps.Keys(rendered))); err != nil {
+		return nil, err
+	}
+	maps.Copy(rendered, claims)
+	return rendered, nil
+}
+
+// StaticClaims returns the role's fixed claims by name, if they are claims that a
+// role may have.
 func (r *Role) StaticClaims() (map[string]json.RawMessage, error) {
 	if r.Claims == nil {
 		return nil, nil
 	}
+	if err := template.CheckJSON("claims", r.Claims); err != nil {
+		return nil, err
+	}
 	var claims map[string]json.RawMessage
-	if err := json.NewDecoder(bytes.NewReader(r.Claims)).Decode(&claims); err != nil || claims == nil {
+	if err := json.Unmarshal(r.Claims, &claims); err != nil || claims == nil {
 		return nil, usererror.Field("claims", "must be a JSON object")
 	}
-	return claims, nil
+	return claims, CheckClaimNames("claims", slices.Sorted(maps.Keys(claims)))
 }
 
-// CheckClaimNames refuses claims that the engine itself sets.
+// CheckClaimNames refuses claims that the engine itself sets, and two that are the
+// same in another spelling: some verifiers do not distinguish upper and lower case.
 func CheckClaimNames(field string, names []string) error {
 	for _, name := range names {
 		switch {
 		case name == "" || !text.Printable(name):
 			return usererror.Field(field, "a claim's name must be text")
-		case slices.ContainsFunc(reservedClaims, func(reserved string) bool { return strings.EqualFold(reserved, name) }):
-			// In any case: some verifiers do not distinguish upper and lower case.
-			return usererror.Field(field, "%q is reserved: the engine sets it (reserved are %s)", name, strings.Join(reservedClaims, ", "))
+		case slices.ContainsFunc(reservedClaims, func(reserved string) bool { return text.Fold(reserved) == text.Fold(name) }):
+			return usererror.Field(field, "%q is reserved: the engine sets it (reserved are %s)", usererror.Clip(name), strings.Join(reservedClaims, ", "))
 		}
 	}
+	if a, b, same := sameName(names); same {
+		return usererror.Field(field, "%q and %q are one name to verifiers that do not tell capitals from small letters", usererror.Clip(a), usererror.Clip(b))
+	}
 	return nil
+}
+
+// sameName returns the first two of names that are spellings of one.
+func sameName(names []string) (a, b string, same bool) {
+	spelled := make(map[string]string, len(names))
+	for _, name := range names {
+		folded := text.Fold(name)
+		if other, ok := spelled[folded]; ok {
+			return other, name, true
+		}
+		spelled[folded] = name
+	}
+	return "", "", false
 }

@@ -90,6 +90,7 @@ func jwtRole() *Role {
 func TestValidate(t *testing.T) {
 	ceiling := config.Default()
 	ceiling.AllowedScopes = []string{"orders:*", "invoices:read"}
+	ceiling.AllowedAudiences = []string{"a*", "https://*.example.com"}
 	scopes := func(allowed, defaults string) func(*Role) {
 		return func(r *Role) {
 			r.AllowedScopes, r.DefaultScopes = strings.Fields(allowed), strings.Fields(defaults)
@@ -116,6 +117,13 @@ func TestValidate(t *testing.T) {
 		"ttl up to max_ttl":                 {func(r *Role) { r.TTL, r.MaxTTL = time.Hour, time.Hour }, ""},
 		"ttl longer than max_ttl":           {func(r *Role) { r.TTL, r.MaxTTL = time.Hour+1, time.Hour }, "ttl"},
 		"audiences":                         {func(r *Role) { r.Audiences = []string{"a", "https://b.example.com"} }, ""},
+		"audience above the ceiling":        {func(r *Role) { r.Audiences = []string{"a", "b"} }, "audiences"},
+		"allowed_metadata":                  {func(r *Role) { r.AllowedMetadata = []string{"job", "x-*", "größe"} }, ""},
+		"allowed_metadata without a name":   {func(r *Role) { r.AllowedMetadata = []string{""} }, "allowed_metadata"},
+		"allowed_metadata with a control":   {func(r *Role) { r.AllowedMetadata = []string{"a\n"} }, "allowed_metadata"},
+		"allowed_metadata twice":            {func(r *Role) { r.AllowedMetadata = []string{"a", "a"} }, "allowed_metadata"},
+		"too much allowed_metadata":         {func(r *Role) { r.AllowedMetadata = numbered(65, "k%d") }, "allowed_metadata"},
+		"require_cnf":                       {func(r *Role) { r.RequireCnf = true }, ""},
 		"empty audience":                    {func(r *Role) { r.Audiences = []string{""} }, "audiences"},
 		"subject":                           {func(r *Role) { r.Subject = "svc:{{identity.entity.name}}" }, ""},
 		"subject with an unknown directive": {func(r *Role) { r.Subject = "{{identity.entity.password}}" }, "subject"},
@@ -195,6 +203,21 @@ func TestClaims(t *testing.T) {
 
 		"template":                          {"", `{"team": {{identity.entity.metadata.team}}}`, ""},
 		"template beside claims":            {`{"a":1}`, `{"b": {{identity.entity.name}}}`, ""},
+		"claims in two cases":               {`{"rank":1,"RANK":2}`, "", "claims"},
+		"a claim twice":                     {`{"a":1,"a":2}`, "", "claims"},
+		"a claim twice, escaped":            {`{"a":1,"\u0061":2}`, "", "claims"},
+		"a member twice further down":       {`{"a":[{"b":1,"b":2}]}`, "", "claims"},
+		"rubbish behind claims":             {`{"a":1}}`, "", "claims"},
+		"a second object":                   {`{"a":1}{"b":1}`, "", "claims"},
+		"template of a claim in a case":     {`{"rank":1}`, `{"RANK": 2}`, "claims_template"},
+		"template of a claim in a letter":   {`{"rank":1}`, `{"ran\u212a": 2}`, "claims_template"},
+		"template of two spellings":         {"", `{"rank":1,"Rank":2}`, "claims_template"},
+		"template of a member twice":        {"", `{"acl":{"tenant":"a","tenant":"b"}}`, "claims_template"},
+		"template of a claim twice":         {"", `{"a":1,"a":2}`, "claims_template"},
+		"template as deep as may be":        {"", nested(32), ""},
+		"template too deep":                 {"", nested(33), "claims_template"},
+		"template with a directive as name": {"", `{"{{identity.entity.name}}": 1}`, "claims_template"},
+		"template with one in a name":       {"", `{"a": {"x-{{identity.entity.name}}": 1}}`, "claims_template"},
 		"template of a claim that is there": {`{"a":1}`, `{"a": {{identity.entity.name}}}`, "claims_template"},
 		"template that is no object":        {"", `[{{identity.entity.name}}]`, "claims_template"},
 		"template with a reserved name":     {"", `{"sub": {{identity.entity.name}}}`, "claims_template"},
@@ -270,32 +293,6 @@ func TestParseCIDRs(t *testing.T) {
 	}
 }
 
-func TestValidateAudiences(t *testing.T) {
-	for name, test := range map[string]struct {
-		audiences []string
-		ok        bool
-	}{
-		"none":              {nil, true},
-		"text":              {[]string{"orders", "Orders", "https://api.example.com/", "größe"}, true},
-		"most":              {numbered(20, "a%d"), true},
-		"longest":           {[]string{strings.Repeat("a", 512)}, true},
-		"too many":          {numbered(21, "a%d"), false},
-		"too long":          {[]string{strings.Repeat("a", 513)}, false},
-		"empty":             {[]string{"a", ""}, false},
-		"twice":             {[]string{"a", "b", "a"}, false},
-		"control character": {[]string{"a\x00"}, false},
-		"not UTF-8":         {[]string{"\xff"}, false},
-	} {
-		t.Run(name, func(t *testing.T) {
-			field := "audience"
-			if test.ok {
-				field = ""
-			}
-			wantMistake(t, ValidateAudiences("audience", test.audiences), field)
-		})
-	}
-}
-
 func TestValidateMetadata(t *testing.T) {
 	entries := func(n int, valueLength int) map[string]string {
 		return maps.Collect(func(yield func(string, string) bool) {
@@ -325,6 +322,10 @@ func TestValidateMetadata(t *testing.T) {
 		"line separator in a key": {map[string]string{"a\u2028": "b"}, false},
 		"change of direction":     {map[string]string{"a": "\u202eb"}, false},
 		"not UTF-8":               {map[string]string{"a": "\xff"}, false},
+		"keys alike":              {map[string]string{"tier": "a", "tiers": "b", "tıer": "c"}, true},
+		"a key in two cases":      {map[string]string{"tier": "a", "Tier": "b"}, false},
+		"a Kelvin sign":           {map[string]string{"rank": "a", "ran\u212a": "b"}, false},
+		"a long s":                {map[string]string{"class": "a", "cla\u017fs": "b"}, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			field := "metadata"
@@ -353,5 +354,28 @@ func TestClone(t *testing.T) {
 	c.TTL, c.Audiences, c.Metadata = time.Minute, slices.Clone(c.Audiences), map[string]string{"a": "b"}
 	if !reflect.DeepEqual(*r, want) {
 		t.Errorf("the original became %+v", *r)
+	}
+}
+
+// What is fixed in a role is checked each time, too: it may have been stored by a
+// version that knew fewer reserved names, or come from a restored snapshot.
+func TestStoredClaimsAreChecked(t *testing.T) {
+	for _, stored := range []string{`{"sub":"admin"}`, `{"Exp":99999999999}`, `{"a":1,"a":2}`, strings.Repeat(`{"a":`, 40) + "1" + strings.Repeat("}", 40)} {
+		r := jwtRole()
+		r.Claims = json.RawMessage(stored)
+		_, err := r.AllClaims(nil)
+		wantMistake(t, err, "claims")
+	}
+	r := jwtRole()
+	r.Claims, r.ClaimsTemplate = json.RawMessage(`{"rank":1}`), `{"{{identity.entity.name}}":2}`
+	for _, name := range []string{"rank", "RANK", "ran\u212a", "sub", "Exp"} {
+		claims, err := r.AllClaims(func(string) (map[string]json.RawMessage, error) {
+			return map[string]json.RawMessage{name: json.RawMessage("2")}, nil
+		})
+		if err == nil {
+			t.Errorf("a caller called %s has the claims %s", name, claims)
+			continue
+		}
+		wantMistake(t, err, "claims_template")
 	}
 }

@@ -2,6 +2,7 @@ package role
 
 import (
 	"context"
+	"errors"
 
 	"github.com/hashicorp/vault/sdk/logical"
 
@@ -18,14 +19,18 @@ type Store struct{ *store.Store[Role] }
 
 // NewStore returns the roles of a mount.
 func NewStore() *Store {
-	return &Store{store.New(store.Entries[Role]{Prefix: storagePrefix}, store.Options{MaxEntries: cachedRoles})}
+	return &Store{store.New(store.Entries[Role]{
+		Prefix: storagePrefix,
+		Format: 1, // allowed_metadata, require_cnf; not_before_leeway is never left out
+	}, store.Options{MaxEntries: cachedRoles})}
 }
 
-// Remove deletes a role, and reports whether there was one.
+// Remove deletes a role, and reports whether there was one. One that cannot be
+// read can be deleted: nothing is issued by it either way.
 func (s *Store) Remove(ctx context.Context, storage logical.Storage, name string) (bool, error) {
 	defer s.Lock(name)()
 	r, err := s.Get(ctx, storage, name)
-	if err != nil || r == nil {
+	if err != nil && !errors.Is(err, store.ErrUndecodable) || err == nil && r == nil {
 		return false, err
 	}
 	return true, s.Delete(ctx, storage, name)

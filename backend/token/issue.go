@@ -17,6 +17,7 @@ import (
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/scope"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/statuslist"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/template"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/text"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/usererror"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/verify/format"
 )
@@ -91,11 +92,14 @@ func (t *Tokens) grant(r *role.Role, ceilings *config.Config, request Request) (
 	if issued.Scopes, err = grantScopes(r, ceilings, request.Scopes); err != nil {
 		return nil, err
 	}
-	if issued.Audience, err = grantAudience(r, request.Audience); err != nil {
+	if issued.Audience, err = grantAudience(r, ceilings, request.Audience); err != nil {
 		return nil, err
 	}
 	if issued.Metadata, err = grantMetadata(r, request.Metadata); err != nil {
 		return nil, err
+	}
+	if request.Cnf == nil && r.RequireCnf {
+		return nil, usererror.Field("cnf", "role %q issues only tokens that are bound to a key: give jkt or x5t#S256", r.Name)
 	}
 	if request.Cnf != nil {
 		if issued.Cnf, err = ParseConfirmation(*request.Cnf); err != nil {
@@ -216,11 +220,24 @@ func grantScopes(r *role.Role, ceilings *config.Config, asked *[]string) ([]stri
 	return *asked, nil
 }
 
-func grantAudience(r *role.Role, asked *[]string) ([]string, error) {
+// grantAudience returns the audiences asked for, or the role's. As with scopes, both
+// must be within the mount's ceiling as it is now.
+func grantAudience(r *role.Role, ceilings *config.Config, asked *[]string) ([]string, error) {
+	granted, err := narrowAudience(r, asked)
+	if err != nil {
+		return nil, err
+	}
+	if a, outside := scope.Outside(ceilings.AllowedAudiences, granted); outside {
+		return nil, usererror.Field("audience", "%q is above the mount's ceiling; see allowed_audiences in config", usererror.Clip(a))
+	}
+	return granted, nil
+}
+
+func narrowAudience(r *role.Role, asked *[]string) ([]string, error) {
 	if asked == nil {
 		return r.Audiences, nil
 	}
-	if err := role.ValidateAudiences("audience", *asked); err != nil {
+	if err := scope.ValidateAudiences("audience", *asked); err != nil {
 		return nil, err
 	}
 	for _, a := range *asked {
@@ -234,13 +251,24 @@ func grantAudience(r *role.Role, asked *[]string) ([]string, error) {
 	return *asked, nil
 }
 
+// grantMetadata returns the role's metadata and what the caller adds. What may be
+// added is named by the role: an API that reads it would else not know whose word
+// it is. What the role sets cannot be added in another spelling either, for readers
+// that do not tell spellings apart.
 func grantMetadata(r *role.Role, extra map[string]string) (map[string]string, error) {
 	if len(extra) == 0 {
 		return r.Metadata, nil
 	}
+	set := map[string]bool{}
+	for key := range r.Metadata {
+		set[text.Fold(key)] = true
+	}
 	for _, key := range slices.Sorted(maps.Keys(extra)) {
-		if _, set := r.Metadata[key]; set {
-			return nil, usererror.Field("metadata", "%q is set by the role and cannot be changed", key)
+		if set[text.Fold(key)] {
+			return nil, usererror.Field("metadata", "%q is set by the role and cannot be changed", usererror.Clip(key))
+		}
+		if _, outside := scope.Outside(r.AllowedMetadata, []string{key}); outside {
+			return nil, usererror.Field("metadata", "%q is not in allowed_metadata of role %q (an empty list allows none)", usererror.Clip(key), r.Name)
 		}
 	}
 	merged := maps.Clone(extra)
@@ -312,20 +340,7 @@ func subject(r *role.Role, caller template.Caller, renderer *template.Renderer) 
 
 // renderClaims returns the role's own claims for this caller.
 func renderClaims(r *role.Role, renderer *template.Renderer) (map[string]json.RawMessage, error) {
-	claims, err := r.StaticClaims()
-	if err != nil || r.ClaimsTemplate == "" {
-		return claims, err
-	}
-	rendered, err := renderer.Object("claims_template", r.ClaimsTemplate)
-	if err != nil {
-		return nil, err
-	}
-	// Once more after rendering: a name may itself have been a template.
-	if err := role.CheckClaimNames("claims_template", slices.Sorted(maps.Keys(rendered))); err != nil {
-		return nil, err
-	}
-	for name, value := range claims {
-		rendered[name] = value // fixed claims override rendered ones
-	}
-	return rendered, nil
+	return r.AllClaims(func(tmpl string) (map[string]json.RawMessage, error) {
+		return renderer.Object("claims_template", tmpl)
+	})
 }

@@ -52,6 +52,9 @@ func (t *Tokens) Renew(ctx context.Context, storage logical.Storage, id string, 
 			return nil, usererror.Field("scopes", "the token's scope %q is no longer allowed by role %q; request a new token", lost, r.Name)
 		}
 	}
+	if lost, outside := scope.Outside(ceilings.AllowedAudiences, record.Audience); outside {
+		return nil, usererror.Field("audience", "the token's audience %q is above the mount's ceiling now; see allowed_audiences in config", usererror.Clip(lost))
+	}
 	renewed := &Renewed{MaxTTL: tightest(r.MaxTTL, ceilings.MaxTTL)}
 	// Vault adds its own warning when the TTL is cut.
 	renewed.TTL, _, err = framework.CalculateTTL(t.system, increment, r.TTL, 0, renewed.MaxTTL, 0, record.IssuedAt)
@@ -64,13 +67,17 @@ func (t *Tokens) Renew(ctx context.Context, storage logical.Storage, id string, 
 	return renewed, t.records.update(ctx, storage, &extended)
 }
 
-// stillGiven refuses what a role no longer gives: an audience that it lost, or use
-// from outside the networks that it has been bound to since.
+// stillGiven refuses what a role no longer gives: an audience that it lost, use from
+// outside the networks that it has been bound to since, or a token without a key
+// where it wants one.
 func stillGiven(r *role.Role, record *Record) error {
 	for _, a := range record.Audience {
 		if !slices.Contains(r.Audiences, a) {
-			return usererror.Field("audience", "the token's audience %q is no longer one of role %q; request a new token", a, r.Name)
+			return usererror.Field("audience", "the token's audience %q is no longer one of role %q; request a new token", usererror.Clip(a), r.Name)
 		}
+	}
+	if r.RequireCnf && record.Cnf == nil {
+		return usererror.Field("cnf", "role %q issues only tokens that are bound to a key now, and the token is not; request a new token", r.Name)
 	}
 	if len(r.BoundCIDRs) > 0 && len(record.BoundCIDRs) == 0 {
 		return usererror.Field("bound_cidrs", "role %q is bound to networks now, and the token is not; request a new token", r.Name)
