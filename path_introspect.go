@@ -4,9 +4,11 @@ import (
 	"context"
 	"net/http"
 
+	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
 
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/config"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/token"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/verify/format"
 )
@@ -21,12 +23,16 @@ func (b *tokensBackend) pathIntrospect() []*framework.Path {
 			"audience":        field(framework.TypeString, "API that must be among the token's audiences."),
 		},
 		Operations: map[logical.Operation]framework.OperationHandler{
-			// In a standby's copy of the storage a token may still be active whose
-			// revocation was acknowledged.
-			logical.UpdateOperation: forwarded(b.pathIntrospectWrite, "Verify a token.", responds(http.StatusOK, introspectionFields())),
+			// Forwarded by the handler, if the configuration says so.
+			logical.UpdateOperation: &framework.PathOperation{
+				Callback:  b.pathIntrospectWrite,
+				Summary:   "Verify a token.",
+				Responses: responds(http.StatusOK, introspectionFields()),
+			},
 		},
 		HelpSynopsis: "Whether a token is active, and what it may do (RFC 7662).",
 		HelpDescription: `
+A standby passes the request on unless standby_introspection in config is local.
 The answer for a token that is unknown, malformed, expired or revoked is the
 same: active=false and nothing else. A live token that fails a check which was
 asked for is inactive too; scope_failed, audience_failed or client_ip_failed
@@ -58,18 +64,39 @@ func introspectionFields() map[string]*framework.FieldSchema {
 }
 
 func (b *tokensBackend) pathIntrospectWrite(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
-	answer, err := b.engine.Tokens.Introspect(ctx, req.Storage, token.Introspection{
-		Token:          format.Secret(data.Get("token").(string)),
-		ClientIP:       optional[string](data, "client_ip"),
-		RequiredScopes: data.Get("required_scopes").([]string),
-		Audience:       optional[string](data, "audience"),
-	})
+	if !b.mayIntrospect(ctx, req) {
+		return nil, logical.ErrReadOnly // has Vault pass the request on
+	}
+	question := token.Introspection{
+		Token:    format.Secret(data.Get("token").(string)),
+		ClientIP: optional[string](data, "client_ip"),
+		Audience: optional[string](data, "audience"),
+	}
+	if scopes := optional[[]string](data, "required_scopes"); scopes != nil {
+		question.RequiredScopes = append([]string{}, *scopes...) // given, so never nil
+	}
+	answer, err := b.engine.Tokens.Introspect(ctx, req.Storage, question)
 	if err != nil {
 		return nil, err
 	}
 	if !answer.Active {
-		b.Logger().Info("introspection refused", "reason", string(answer.Reason), "token_id", answer.ID, "role", answer.Role,
+		level := hclog.Info
+		if !answer.Genuine() { // anybody can make these up
+			level = hclog.Debug
+		}
+		b.Logger().Log(level, "introspection refused", "reason", string(answer.Reason), "token_id", answer.ID, "role", answer.Role,
 			"scope_failed", answer.ScopeFailed, "audience_failed", answer.AudienceFailed, "client_ip_failed", answer.ClientIPFailed)
 	}
 	return &logical.Response{Data: introspectionData(answer)}, nil
+}
+
+// mayIntrospect reports whether this node may answer by itself. In a standby's copy
+// of the storage a token may still be active whose revocation was acknowledged, so
+// that the configuration has to ask for it.
+func (b *tokensBackend) mayIntrospect(ctx context.Context, req *logical.Request) bool {
+	if b.WriteSafeReplicationState() {
+		return true
+	}
+	c, err := b.engine.Config.Get(ctx, req.Storage)
+	return err == nil && c.StandbyIntrospection == config.Local
 }

@@ -119,6 +119,93 @@ func TestIntrospectionIsForwarded(t *testing.T) {
 	}
 }
 
+// Who takes a lagging copy into account can have standbys answer.
+func TestIntrospectionIsLocalWhereTheConfigurationSaysSo(t *testing.T) {
+	m := newMount(t).withRoles()
+	token := m.must(logical.ReadOperation, "creds/bearer", nil).Data["token"].(string)
+	m.must(logical.UpdateOperation, "config", map[string]any{"standby_introspection": "local"})
+	forwarded := func(operation logical.Operation, path string, data map[string]any) bool {
+		t.Helper()
+		_, err := m.backend.HandleRequest(context.Background(), &logical.Request{Operation: operation, Path: path, Storage: m.storage, Data: data})
+		return errors.Is(err, logical.ErrReadOnly)
+	}
+	for _, state := range []consts.ReplicationState{consts.ReplicationPerformanceStandby, consts.ReplicationPerformanceSecondary} {
+		m.system.ReplicationStateVal = state
+		m.restart()
+		if !m.active(token) {
+			t.Error("the standby calls a live token inactive")
+		}
+		if !forwarded(logical.UpdateOperation, "revoke", map[string]any{"token": token}) {
+			t.Error("the standby revokes by itself")
+		}
+		m.put("config/config", `{`) // then the active node decides
+		if !forwarded(logical.UpdateOperation, "introspect", map[string]any{"token": token}) {
+			t.Error("the standby answers without a configuration")
+		}
+		m.put("config/config", `{"issuer":"`+testIssuer+`","standby_introspection":"local"}`)
+	}
+	m.put("config/config", `{"issuer":"`+testIssuer+`"}`) // as an older version stored it
+	if !forwarded(logical.UpdateOperation, "introspect", map[string]any{"token": token}) {
+		t.Error("the standby answers by itself and nobody asked for it")
+	}
+}
+
+// A check that is named and empty is most likely a variable that was not set, in a
+// server that relies on it.
+func TestNamedAndEmptyChecksAreRefused(t *testing.T) {
+	m := newMount(t).withRoles()
+	m.must(logical.UpdateOperation, "roles/bearer", map[string]any{"default_scopes": ""})
+	token := m.must(logical.ReadOperation, "creds/bearer", nil).Data["token"].(string)
+	for name, values := range map[string][]any{
+		"required_scopes": {"", " ", ",", []any{}, []string{}, []any{""}},
+		"audience":        {""},
+		"client_ip":       {""},
+		"token":           {""},
+	} {
+		for _, value := range values {
+			question := map[string]any{"token": token}
+			question[name] = value
+			if message := m.refused(logical.UpdateOperation, "introspect", question); !strings.HasPrefix(message, name+": ") {
+				t.Errorf("%s=%q: %s", name, value, message)
+			}
+		}
+	}
+	if !m.active(token) {
+		t.Error("inactive without any check")
+	}
+}
+
+// Anybody can make up tokens, so that these must not fill the log.
+func TestInactiveTokensAreLoggedByWhoseTheyAre(t *testing.T) {
+	m := newMount(t).withRoles()
+	m.must(logical.UpdateOperation, "roles/bearer", map[string]any{"generate_lease": false})
+	live := m.must(logical.ReadOperation, "creds/bearer", nil).Data["token"].(string)
+	expired := m.must(logical.UpdateOperation, "creds/api_key", map[string]any{"ttl": "1s"}).Data["token"].(string)
+	revoked := m.must(logical.ReadOperation, "creds/jwt", nil).Data["token"].(string)
+	m.must(logical.UpdateOperation, "revoke", map[string]any{"token": revoked})
+	m.clock.Advance(2 * time.Second)
+	for name, test := range map[string]struct {
+		question map[string]any
+		level    string
+	}{
+		"malformed":    {map[string]any{"token": "x"}, "[DEBUG]"},
+		"unknown":      {map[string]any{"token": "vtk_4109mqr7D1iAczWyKVT0JgUp0s2Sge6nXIg5jfuW6FedimywKBBTDpckWW47FKACi29GYva"}, "[DEBUG]"},
+		"forged":       {map[string]any{"token": revoked[:len(revoked)-8] + "AAAAAAAA"}, "[DEBUG]"},
+		"check failed": {map[string]any{"token": live, "required_scopes": "admin"}, "[INFO]"},
+		"expired":      {map[string]any{"token": expired}, "[INFO]"},
+		"revoked":      {map[string]any{"token": revoked}, "[INFO]"},
+	} {
+		before := len(m.log.String())
+		if m.must(logical.UpdateOperation, "introspect", test.question).Data["active"] != false {
+			t.Fatalf("%s: active", name)
+		}
+		line := m.log.String()[before:]
+		if strings.Count(line, "introspection refused") != 1 || !strings.Contains(line, test.level) {
+			t.Errorf("%s: logged as %q, want one line at %s", name, line, test.level)
+		}
+	}
+}
+
 func TestIntrospect(t *testing.T) {
 	m := newMount(t).withRoles()
 	for _, kind := range []string{"api_key", "bearer", "jwt"} {

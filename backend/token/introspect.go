@@ -16,8 +16,8 @@ import (
 )
 
 // Introspection asks whether a token is active and fit for a use. Only the checks
-// that are asked for are made, with one exception: a token that is bound to
-// networks is never active without the client's address.
+// that are asked for are made, nil asking for none, with one exception: a token
+// that is bound to networks is never active without the client's address.
 type Introspection struct {
 	Token          format.Secret
 	ClientIP       *string
@@ -51,6 +51,10 @@ type Answer struct {
 	boundCIDRs []netip.Prefix
 }
 
+// Genuine reports whether the token is one that the engine issued, live or not.
+// Of others there is no telling where they come from, nor how many.
+func (a *Answer) Genuine() bool { return a.Reason != Malformed && a.Reason != Unknown }
+
 // Introspect answers whether a token is active.
 func (t *Tokens) Introspect(ctx context.Context, storage logical.Storage, question Introspection) (*Answer, error) {
 	client, err := question.validate()
@@ -75,8 +79,9 @@ func (t *Tokens) Introspect(ctx context.Context, storage logical.Storage, questi
 		}
 		answer.Issuer = c.Issuer
 	}
-	_, lacking := scope.Outside(answer.Scopes, question.RequiredScopes)
-	answer.ScopeFailed = lacking
+	if question.RequiredScopes != nil {
+		_, answer.ScopeFailed = scope.Outside(answer.Scopes, question.RequiredScopes)
+	}
 	answer.AudienceFailed = question.Audience != nil && !slices.Contains(answer.Audience, *question.Audience)
 	answer.ClientIPFailed = !within(answer.boundCIDRs, client)
 	answer.Active = !answer.ScopeFailed && !answer.AudienceFailed && !answer.ClientIPFailed
@@ -87,20 +92,28 @@ func (t *Tokens) Introspect(ctx context.Context, storage logical.Storage, questi
 }
 
 // validate checks the question and reads the client's address, which is the
-// zero Addr if none was given.
+// zero Addr if none was given. A check that is named and empty is refused: most
+// likely it is an unset variable, in a server that relies on the check.
 func (q *Introspection) validate() (netip.Addr, error) {
 	if q.Token == "" {
 		return netip.Addr{}, usererror.Field("token", "is required: the token to introspect")
 	}
-	if err := scope.Validate("required_scopes", q.RequiredScopes); err != nil {
-		return netip.Addr{}, err
+	if q.RequiredScopes != nil {
+		if len(q.RequiredScopes) == 0 {
+			return netip.Addr{}, usererror.Field("required_scopes", "is empty; name the scopes that the token must have, or leave it out")
+		}
+		if err := scope.Validate("required_scopes", q.RequiredScopes); err != nil {
+			return netip.Addr{}, err
+		}
 	}
 	if q.Audience != nil && *q.Audience == "" {
-		// Most likely an unset variable in a server that relies on the check.
 		return netip.Addr{}, usererror.Field("audience", "is empty; name the API that the token must be for, or leave it out")
 	}
 	if q.ClientIP == nil {
 		return netip.Addr{}, nil
+	}
+	if *q.ClientIP == "" {
+		return netip.Addr{}, usererror.Field("client_ip", "is empty; give the address that the token was presented from, or leave it out")
 	}
 	client, err := netip.ParseAddr(*q.ClientIP)
 	if err != nil {
