@@ -20,11 +20,16 @@ const (
 // issuerMetadata is the Authorization Server Metadata of RFC 8414 §2, and what
 // OpenID Connect Discovery 1.0 §3 requires in addition. There is no token
 // endpoint: Vault issues the tokens.
+//
+// RFC 8414 §3.2 has members without elements left out. For two of them that cannot
+// be: response_types_supported is required (RFC 8414 §2), and clients refuse
+// metadata without it; and without grant_types_supported the default counts, which
+// names two grants that do not exist here. An empty list says what is so.
 type issuerMetadata struct {
 	Issuer            string   `json:"issuer"`
 	JWKSURI           string   `json:"jwks_uri"`
-	ResponseTypes     []string `json:"response_types_supported"` // required, and there are none
-	GrantTypes        []string `json:"grant_types_supported"`    // left out, it would mean two
+	ResponseTypes     []string `json:"response_types_supported"`
+	GrantTypes        []string `json:"grant_types_supported"`
 	SubjectTypes      []string `json:"subject_types_supported"`
 	SigningAlgorithms []string `json:"id_token_signing_alg_values_supported,omitempty"`
 	Claims            []string `json:"claims_supported"`
@@ -57,7 +62,7 @@ func (b *tokensBackend) pathDiscovery() []*framework.Path {
 		logical.ReadOperation: &framework.PathOperation{
 			Callback:  b.pathDiscoveryRead,
 			Summary:   "Read the issuer's metadata.",
-			Responses: responds(http.StatusOK, nil),
+			Responses: publishes(http.StatusNotFound),
 		},
 	}
 	help := "The issuer's metadata, from which clients configure themselves (RFC 8414)."

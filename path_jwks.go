@@ -2,7 +2,6 @@ package tokens
 
 import (
 	"context"
-	"net/http"
 
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
@@ -15,7 +14,7 @@ func (b *tokensBackend) pathJWKS() []*framework.Path {
 			logical.ReadOperation: &framework.PathOperation{
 				Callback:  b.pathJWKSRead,
 				Summary:   "Read the public keys that verify JWTs.",
-				Responses: responds(http.StatusOK, nil),
+				Responses: publishes(),
 			},
 		},
 		HelpSynopsis: "The JSON Web Key Set (RFC 7517) that verifies JWTs.",

@@ -13,12 +13,15 @@ import (
 func (b *tokensBackend) pathStatus() []*framework.Path {
 	return []*framework.Path{{
 		Pattern: "status/(?P<list>.+)",
-		Fields:  map[string]*framework.FieldSchema{"list": field(framework.TypeString, "Id of the list, from a token's status claim.")},
+		Fields: map[string]*framework.FieldSchema{
+			"list": field(framework.TypeString, "Id of the list, from a token's status claim."),
+			"time": {Type: framework.TypeString, Query: true, Description: "Refused: there is the list of now only, and none of another time."},
+		},
 		Operations: map[logical.Operation]framework.OperationHandler{
 			logical.ReadOperation: &framework.PathOperation{
 				Callback:  b.pathStatusRead,
 				Summary:   "Read a signed list of revoked JWTs.",
-				Responses: responds(http.StatusOK, nil),
+				Responses: publishes(http.StatusNotFound, http.StatusNotImplemented),
 			},
 		},
 		HelpSynopsis: "A Token Status List (draft-ietf-oauth-status-list): which JWTs are revoked.",
@@ -30,6 +33,11 @@ bit. A revocation changes the list at once.`,
 }
 
 func (b *tokensBackend) pathStatusRead(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
+	if _, historical := req.Data["time"]; historical {
+		// As the draft asks of who has no history (§8.4, Historical Resolution): the
+		// list of now could pass for the one of then.
+		return nil, logical.CodedError(http.StatusNotImplemented, "there is the list of now only, and none of another time")
+	}
 	id := data.Get("list").(string)
 	if !format.ValidID(id) {
 		return nil, nil

@@ -3,6 +3,8 @@ package tokens
 import (
 	"context"
 	"encoding/json"
+	"errors"
+	"net/http"
 	"strings"
 	"sync"
 	"testing"
@@ -171,6 +173,25 @@ func TestListOutlivesKeyAndIssuer(t *testing.T) {
 	m.must(logical.DeleteOperation, "roles/jwt", nil)
 	body := m.must(logical.ReadOperation, strings.TrimPrefix(uri, testIssuer+"/"), nil).Data[logical.HTTPRawBody].([]byte)
 	m.decodeStatusList(string(body), uri)
+}
+
+// A verifier that asks for the list of another time must not take that of now for
+// it (draft-ietf-oauth-status-list, Historical Resolution).
+func TestListsOfAnotherTimeAreNotImplemented(t *testing.T) {
+	m := newMount(t).withRoles()
+	token, _ := m.issueJWT()
+	path := strings.TrimPrefix(m.statusURI(token), testIssuer+"/")
+	for _, at := range []any{"1686925000", "", "soon", []string{"1", "2"}} {
+		resp, err := m.do(logical.ReadOperation, path, map[string]any{"time": at})
+		var coded logical.HTTPCodedError
+		if !errors.As(err, &coded) || coded.Code() != http.StatusNotImplemented {
+			t.Errorf("time=%v: %v, %v", at, resp, err)
+		}
+	}
+	// What keeps caches from answering is no question.
+	if resp := m.must(logical.ReadOperation, path, map[string]any{"_": "1", "list": "x"}); resp == nil || resp.Data[logical.HTTPStatusCode] != http.StatusOK {
+		t.Errorf("answered with %v", resp)
+	}
 }
 
 func TestStatus(t *testing.T) {

@@ -3,7 +3,6 @@ package tokens
 import (
 	"context"
 	"maps"
-	"net/http"
 
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
@@ -32,11 +31,7 @@ func (b *tokensBackend) pathTokens() []*framework.Path {
 				"limit": {Type: framework.TypeInt, Query: true, Description: "Ids on a page, 1 to 1000.", Default: maxPage},
 			},
 			Operations: map[logical.Operation]framework.OperationHandler{
-				logical.ListOperation: &framework.PathOperation{
-					Callback:  b.pathTokensList,
-					Summary:   "List the ids of opaque tokens, in pages.",
-					Responses: responds(http.StatusOK, listFields("Ids of the tokens.")),
-				},
+				logical.ListOperation: forwarded(b.pathTokensList, "List the ids of opaque tokens, in pages.", finds(listFields("Ids of the tokens."))),
 			},
 			HelpSynopsis: "List the ids of API keys and bearer tokens, in pages.",
 			HelpDescription: `
@@ -47,12 +42,8 @@ The order is stable and means nothing. JWTs have no record and are not listed.`,
 			Pattern: "tokens/(?P<id>.+)",
 			Fields:  map[string]*framework.FieldSchema{"id": field(framework.TypeString, "token_id of the token.")},
 			Operations: map[logical.Operation]framework.OperationHandler{
-				logical.ReadOperation: &framework.PathOperation{
-					Callback:  b.pathTokensRead,
-					Summary:   "Read what is known of a token; never the token itself.",
-					Responses: responds(http.StatusOK, recordFields),
-				},
-				logical.DeleteOperation: forwarded(b.pathTokensDelete, "Revoke a token by its id.", responds(http.StatusNoContent, nil)),
+				logical.ReadOperation:   forwarded(b.pathTokensRead, "Read what is known of a token; never the token itself.", finds(recordFields)),
+				logical.DeleteOperation: forwarded(b.pathTokensDelete, "Revoke a token by its id.", changes()),
 			},
 			HelpSynopsis: "Look up or revoke an API key or bearer token by its id.",
 			HelpDescription: `
