@@ -391,3 +391,33 @@ func TestSign(t *testing.T) {
 		})
 	}
 }
+
+// A value that a caller gave is not repeated at length in the error, which both
+// logs have.
+func TestErrorsAreShort(t *testing.T) {
+	f := newFixture(t)
+	huge := strings.Repeat("x", 1<<20)
+	for _, settings := range []Settings{{AllowedRoles: &[]string{"a", huge}}, {Algorithm: &huge}} {
+		_, _, err := f.Write(f.ctx, f.storage, "k", settings)
+		if err == nil || len(err.Error()) > 300 {
+			t.Errorf("an error of %d bytes", len(fmt.Sprint(err)))
+		}
+	}
+}
+
+// What a token will measure is known before it is signed.
+func TestSignedLength(t *testing.T) {
+	for _, algorithm := range AlgorithmNames() {
+		f := newFixture(t)
+		f.write("k", Settings{Algorithm: &algorithm})
+		v := f.sign("k", time.Hour)
+		for n := range 4 {
+			claims := jwt.MapClaims{"a": strings.Repeat("x", n)}
+			signed, errSign := v.Sign("at+jwt", claims)
+			length, err := v.SignedLength("at+jwt", claims)
+			if length != len(signed) || errSign != nil || err != nil {
+				t.Errorf("%s: measured %d, %v; signed %d, %v", algorithm, length, err, len(signed), errSign)
+			}
+		}
+	}
+}

@@ -3,6 +3,8 @@ package keyring
 import (
 	"context"
 	"errors"
+	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -279,4 +281,226 @@ func TestFaults(t *testing.T) {
 			})
 		}
 	}
+}
+
+// A rotation that is repeated, as Vault's client does after a 500, does not let a
+// version sign that verifiers have not seen.
+func TestRepeatedRotationIsRefused(t *testing.T) {
+	f := newFixture(t)
+	f.write("k", Settings{})
+	rotate := func(force bool) error {
+		_, err := f.Rotate(f.ctx, f.storage, "k", force, f.now.Add(time.Hour))
+		return err
+	}
+	wantMistake(t, "at once", rotate(false), "force")
+	f.now = f.now.Add(MinPublished - time.Second)
+	wantMistake(t, "a second early", rotate(false), "force")
+	f.now = f.now.Add(time.Second)
+	f.storage.After(storetest.Fail("key/", storetest.Put)) // it takes effect, and says that it failed
+	if err := rotate(false); !errors.Is(err, storetest.ErrInjected) {
+		t.Errorf("got %v", err)
+	}
+	f.storage.Heal()
+	wantMistake(t, "the same command again", rotate(false), "force")
+	if got := f.states("k"); got != "1 retired, 2 signing, 3 next" {
+		t.Errorf("there are %s", got)
+	}
+	if err := rotate(true); err != nil || f.states("k") != "1 retired, 2 retired, 3 signing, 4 next" {
+		t.Errorf("forced: %v, %s", err, f.states("k"))
+	}
+	if _, err := f.EmergencyRotate(f.ctx, f.storage, "k"); err != nil {
+		t.Errorf("an emergency has to wait: %v", err)
+	}
+}
+
+// A period that is stored and shorter than what is allowed now does not let a
+// version sign that was published for less.
+func TestShortPeriodOfOld(t *testing.T) {
+	f := newFixture(t)
+	hour := time.Hour
+	f.write("k", Settings{RotationPeriod: &hour})
+	f.putRaw("key/k", strings.Replace(f.raw("key/k"), `"rotation_period":3600000000000`, `"rotation_period":600000000000`, 1))
+	f.restart()
+	if at := f.get("k").NextRotation(); !at.Equal(f.now.Add(MinPublished)) {
+		t.Errorf("next rotation at %s", at)
+	}
+	f.now = f.now.Add(MinPublished - time.Second)
+	if done := f.rotateDue(); len(done) != 0 {
+		t.Errorf("rotated %+v", done)
+	}
+	f.now = f.now.Add(time.Second)
+	if done := f.rotateDue(); len(done) != 1 || done[0].Published != MinPublished {
+		t.Errorf("rotated %+v", done)
+	}
+}
+
+// A rotation that would stop some day, since tokens outlive too many versions, is
+// refused when the period is set.
+func TestPeriodMustSuitTheTokens(t *testing.T) {
+	period := func(d time.Duration) Settings { return Settings{RotationPeriod: &d} }
+	write := func(f *fixture, settings Settings, longest time.Duration) error {
+		settings.LongestLife = longest
+		_, _, err := f.Write(f.ctx, f.storage, "k", settings)
+		return err
+	}
+	f := newFixture(t)
+	f.write("k", Settings{})
+	wantMistake(t, "roles with tokens of 60 h", write(f, period(30*time.Minute), 60*time.Hour), "rotation_period")
+	if err := write(f, period(ShortestPeriod(60*time.Hour)), 60*time.Hour); err != nil {
+		t.Errorf("the shortest that suits: %v", err)
+	}
+	if err := write(f, Settings{AllowedRoles: &[]string{"a"}}, 6000*time.Hour); err != nil {
+		t.Errorf("a write that does not change the period: %v", err)
+	}
+	if err := write(f, period(0), 6000*time.Hour); err != nil {
+		t.Errorf("on demand only: %v", err)
+	}
+	f.write("k", Settings{AllowedRoles: &[]string{"*"}})
+	f.sign("k", 60*time.Hour) // by a role that is gone, perhaps
+	wantMistake(t, "tokens of 60 h that were signed", write(f, period(30*time.Minute), 0), "rotation_period")
+
+	key := f.write("k", period(time.Hour))
+	wantMistake(t, "a role with tokens of 200 h", key.CheckLife(200*time.Hour), "ttl")
+	for _, life := range []time.Duration{0, time.Hour, 90 * time.Hour} {
+		if err := key.CheckLife(life); err != nil {
+			t.Errorf("a role with tokens of %s: %v", life, err)
+		}
+	}
+	if err := f.write("k", period(0)).CheckLife(6000 * time.Hour); err != nil {
+		t.Errorf("a key that is rotated on demand: %v", err)
+	}
+}
+
+// The shortest period that is allowed does not stop, and is not much longer than
+// what would.
+func TestShortestPeriodKeepsUp(t *testing.T) {
+	for _, life := range []time.Duration{15 * time.Minute, 60 * time.Hour, 400 * time.Hour} {
+		f := newFixture(t)
+		period := ShortestPeriod(life)
+		f.write("k", Settings{RotationPeriod: &period, LongestLife: life})
+		most := 0
+		for range 250 {
+			f.sign("k", life) // at the last moment
+			f.now = f.now.Add(period)
+			f.rotateDue()
+			most = max(most, len(f.get("k").Versions))
+		}
+		if most >= maxVersions || life > 40*time.Hour && most < maxVersions-5 {
+			t.Errorf("tokens of %s, rotated every %s, need %d versions at once", life, period, most)
+		}
+	}
+}
+
+// A clock that was ahead for a while does not stop rotation until it gets there
+// again.
+func TestClockThatWasAhead(t *testing.T) {
+	for name, ahead := range map[string]func(*fixture){
+		"rotated":   func(f *fixture) { f.rotateDue() },
+		"emergency": func(f *fixture) { f.EmergencyRotate(f.ctx, f.storage, "k") },
+		"created": func(f *fixture) {
+			f.remove(f.ctx, "k")
+			day := 24 * time.Hour
+			f.write("k", Settings{RotationPeriod: &day})
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := newFixture(t)
+			day := 24 * time.Hour
+			f.write("k", Settings{RotationPeriod: &day})
+			right := f.now
+			f.now = f.now.Add(5 * 365 * day)
+			ahead(f)
+			f.now = right.Add(time.Minute)
+			f.rotateDue()
+			if at := f.get("k").NextRotation(); at.After(f.now.Add(day)) {
+				t.Errorf("next rotation at %s, and it is %s", at, f.now)
+			}
+			_, err := f.Rotate(f.ctx, f.storage, "k", false, f.now)
+			wantMistake(t, "a version that was published when nobody knows", err, "force")
+			rotations := 0
+			for range 10 {
+				f.now = f.now.Add(day)
+				for _, done := range f.rotateDue() {
+					if done.Rotated {
+						rotations++
+					}
+				}
+			}
+			if rotations != 10 {
+				t.Errorf("%d rotations in 10 days", rotations)
+			}
+		})
+	}
+}
+
+// A rotation that cannot be done is an error, reported once, and shown until it has
+// been done.
+func TestFailedRotationIsReported(t *testing.T) {
+	f := newFixture(t)
+	hour := time.Hour
+	f.write("full", Settings{RotationPeriod: &hour})
+	f.write("fine", Settings{RotationPeriod: &hour})
+	for range maxVersions - 2 {
+		f.rotate("full", 100*time.Hour)
+	}
+	reports := f.reports()
+	for range 3 {
+		f.now = f.now.Add(hour)
+		done, err := f.RotateDue(f.ctx, f.storage, f.now.Add(hour))
+		if err == nil || !strings.Contains(err.Error(), "full") || len(done) != 1 || done[0].Key.Name != "fine" {
+			t.Errorf("did %+v, %v", done, err)
+		}
+	}
+	if len(*reports) != 1 || !strings.Contains(f.Problem("full"), "rotate-emergency") || f.Problem("fine") != "" {
+		t.Errorf("reported %q; shown %q", *reports, f.Problem("full"))
+	}
+	f.now = f.now.Add(100 * time.Hour)
+	f.rotateDue()
+	if f.Problem("full") != "" {
+		t.Errorf("still shown: %q", f.Problem("full"))
+	}
+	// A storage that is down makes a few lines.
+	for i := range 30 {
+		f.write(fmt.Sprint("k", i), Settings{RotationPeriod: &hour})
+	}
+	f.now = f.now.Add(hour)
+	f.storage.Before(storetest.Fail("", storetest.Put))
+	if _, err := f.RotateDue(f.ctx, f.storage, f.now); err == nil || strings.Count(err.Error(), "\n") > maxFailures {
+		t.Errorf("got %v", err)
+	}
+}
+
+// The unauthenticated key set stays small, whatever keys there are.
+func TestKeySetIsBounded(t *testing.T) {
+	f := newFixture(t)
+	largest, err := generate(algorithms[len(algorithms)-1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if size := len(largest.jwk) * maxPublished; size > 3<<20 {
+		t.Errorf("the largest key set has %d bytes", size)
+	}
+	eddsa := "EdDSA"
+	f.write("k", Settings{Algorithm: &eddsa})
+	f.write("e", Settings{Algorithm: &eddsa})
+	for range maxVersions - 3 {
+		f.rotate("e", 100*time.Hour)
+	}
+	entry := f.raw("key/e")
+	for i := range (maxPublished - 2 - 98) / 99 {
+		f.putRaw(fmt.Sprint("key/e", i), entry)
+	}
+	f.restart()
+	f.keySet()
+	for f.versions() < maxPublished {
+		f.rotate("k", 100*time.Hour)
+	}
+	_, _, err = f.Write(f.ctx, f.storage, "more", Settings{})
+	wantMistake(t, "another key", err, "name")
+	_, err = f.Rotate(f.ctx, f.storage, "k", true, f.now)
+	wantMistake(t, "another version", err, "name")
+	if _, err := f.EmergencyRotate(f.ctx, f.storage, "e"); err != nil {
+		t.Errorf("an emergency: %v", err)
+	}
+	f.rotate("k", time.Hour)
 }

@@ -208,8 +208,9 @@ func (k *Keyring) checkPeriod(ctx context.Context, storage logical.Storage, key 
 		if err != nil && !errors.Is(err, store.ErrUndecodable) {
 			return err
 		}
-		until := later(signing.SignedUntil, h[signing.ID])
-		longest = max(longest, until.Sub(k.clock())-reserveAhead)
+		if until, now := later(signing.SignedUntil, h[signing.ID]), k.clock(); until.After(now) {
+			longest = max(longest, until.Sub(now)-reserveAhead)
+		}
 	}
 	if shortest := ShortestPeriod(longest); key.RotationPeriod < shortest {
 		return usererror.Field("rotation_period", "is too short for tokens of %s, which roles with key %q issue: more than %d versions would be needed at once, and rotation would stop. It must be at least %s", longest.Round(time.Second), key.Name, maxVersions-1, shortest)
