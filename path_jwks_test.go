@@ -1,7 +1,9 @@
 package tokens
 
 import (
+	"context"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -29,6 +31,36 @@ func TestKeyChangesReadNoOtherKey(t *testing.T) {
 	restarted := newMountOn(m)
 	if a, b := m.published(), restarted.published(); !slices.Equal(a, b) {
 		t.Errorf("published are %v, and after a restart %v", a, b)
+	}
+}
+
+// What anybody may fetch is made once per change, entity tag included, and not
+// once per request.
+func TestPublishedDocumentsAreMadeOnce(t *testing.T) {
+	m := newMount(t).withRoles()
+	read := func(path string) (body []byte, tag string) {
+		t.Helper()
+		resp := m.must(logical.ReadOperation, path, nil)
+		return resp.Data[logical.HTTPRawBody].([]byte), resp.Headers["ETag"][0]
+	}
+	for path, algorithm := range map[string]string{"jwks": "ES256", pathOpenIDConfiguration: "EdDSA", pathOAuthServer: "ES384"} {
+		body, tag := read(path)
+		if again, _ := read(path); &body[0] != &again[0] {
+			t.Errorf("%s is made anew", path)
+		}
+		m.must(logical.CreateOperation, "keys/"+algorithm, map[string]any{"algorithm": algorithm})
+		changed, changedTag := read(path)
+		if string(changed) == string(body) || changedTag == tag {
+			t.Errorf("%s is not made anew after a change", path)
+		}
+		resp, err := m.backend.HandleRequest(context.Background(), &logical.Request{Operation: logical.ReadOperation, Path: path, Storage: m.storage, Headers: map[string][]string{"If-None-Match": {changedTag}}})
+		if err != nil || resp.Data[logical.HTTPStatusCode] != 304 || resp.Data[logical.HTTPRawBody] != nil {
+			t.Errorf("%s: answered with %v, %v to who has it", path, resp, err)
+		}
+	}
+	m.must(logical.UpdateOperation, "config", map[string]any{"issuer": "https://other.example.com"})
+	if body, _ := read(pathOpenIDConfiguration); !strings.Contains(string(body), "other.example.com") {
+		t.Errorf("the metadata are %s", body)
 	}
 }
 

@@ -1,7 +1,9 @@
 package tokens
 
 import (
+	"context"
 	"encoding/pem"
+	"errors"
 	"reflect"
 	"slices"
 	"strings"
@@ -11,6 +13,8 @@ import (
 
 	"github.com/golang-jwt/jwt/v5"
 	"github.com/hashicorp/vault/sdk/logical"
+
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/store/storetest"
 )
 
 func TestRotation(t *testing.T) {
@@ -202,6 +206,198 @@ func TestVersionsOfAKeyAreBounded(t *testing.T) {
 	m.clock.Advance(2 * time.Hour)
 	m.periodic()
 	m.must(logical.UpdateOperation, "keys/default/rotate", nil)
+}
+
+// A client repeats a request that failed. That must not rotate twice.
+func TestRotationIsNotRepeated(t *testing.T) {
+	m := newMount(t).withRoles()
+	message := m.refused(logical.UpdateOperation, "keys/default/rotate", nil)
+	if !strings.HasPrefix(message, "force: ") || !strings.Contains(message, "Rotate in 25m0s") {
+		t.Errorf("refused with %q", message)
+	}
+	m.clock.Advance(25 * time.Minute)
+	m.must(logical.UpdateOperation, "keys/default/rotate", nil)
+	before := m.published()
+	m.refused(logical.UpdateOperation, "keys/default/rotate", map[string]any{"force": false})
+	if !slices.Equal(m.published(), before) {
+		t.Error("rotated twice")
+	}
+	m.must(logical.UpdateOperation, "keys/default/rotate", map[string]any{"force": true})
+}
+
+// The path of the emergency is its own, so that a policy can withhold it from who
+// may rotate.
+func TestEmergencyHasItsOwnPath(t *testing.T) {
+	m := newMount(t).withRoles()
+	_, kid := m.issueJWT()
+	for _, emergency := range []any{true, "true"} {
+		message := m.refused(logical.UpdateOperation, "keys/default/rotate", map[string]any{"emergency": emergency})
+		if !strings.HasPrefix(message, "emergency: ") {
+			t.Errorf("refused with %q", message)
+		}
+	}
+	if !slices.Contains(m.published(), kid) {
+		t.Error("a routine rotation dropped a version")
+	}
+	m.refused(logical.UpdateOperation, "keys/never/rotate-emergency", nil)
+	m.refused(logical.UpdateOperation, "keys/default/rotate-emergency", map[string]any{"force": true})
+	dropped := m.must(logical.UpdateOperation, "keys/default/rotate-emergency", nil).Data["dropped"].([]string)
+	if !slices.Contains(dropped, kid) || slices.Contains(m.published(), kid) {
+		t.Errorf("dropped %v, want %s among them", dropped, kid)
+	}
+	if names := m.must(logical.ListOperation, "keys/", nil).Data["keys"].([]string); !slices.Equal(names, []string{"default"}) {
+		t.Errorf("keys are %v", names)
+	}
+}
+
+// An entry that cannot be decoded is listed, says what to do, stops no other key,
+// and can be got rid of.
+func TestUndecodableKey(t *testing.T) {
+	m := newMount(t).withRoles()
+	m.must(logical.CreateOperation, "keys/bad", nil)
+	m.must(logical.CreateOperation, "roles/bad", map[string]any{"token_type": "jwt", "audiences": "a", "key": "bad"})
+	dead := m.must(logical.ReadOperation, "creds/bad", nil).Data["token"].(string)
+	good, _ := m.issueJWT()
+	if err := m.storage.Put(context.Background(), &logical.StorageEntry{Key: "key/bad", Value: []byte(`{"format":1,"algorithm":"ES999"}`)}); err != nil {
+		t.Fatal(err)
+	}
+	m.restart()
+	if !m.active(good) || m.active(dead) {
+		t.Error("active are not the tokens of the key that can be read")
+	}
+	m.issueJWT()
+	if len(m.published()) != 2 {
+		t.Errorf("published are %v", m.published())
+	}
+	if message := m.refused(logical.ReadOperation, "creds/bad", nil); !strings.HasPrefix(message, "key: ") || !strings.Contains(message, "algorithm and allowed_roles") {
+		t.Errorf("refused with %q", message)
+	}
+	if names := m.must(logical.ListOperation, "keys/", nil).Data["keys"].([]string); !slices.Contains(names, "bad") {
+		t.Errorf("listed are %v", names)
+	}
+	if shown := m.must(logical.ReadOperation, "keys/bad", nil).Data; !strings.Contains(shown["last_error"].(string), "keys/bad") {
+		t.Errorf("shown is %v", shown)
+	}
+	if n := strings.Count(m.log.String(), "signing key needs attention: key=bad"); n != 1 {
+		t.Errorf("%d lines in the log", n)
+	}
+	m.periodic()
+	if message := m.refused(logical.DeleteOperation, "keys/bad", nil); !strings.Contains(message, `role "bad"`) {
+		t.Errorf("refused with %q", message)
+	}
+	if message := m.refused(logical.UpdateOperation, "keys/bad", map[string]any{"algorithm": "ES256"}); !strings.HasPrefix(message, "allowed_roles: ") {
+		t.Errorf("refused with %q", message)
+	}
+	m.must(logical.UpdateOperation, "keys/bad", map[string]any{"algorithm": "ES256", "allowed_roles": "bad"})
+	m.must(logical.ReadOperation, "creds/bad", nil)
+	if shown := m.must(logical.ReadOperation, "keys/bad", nil).Data; shown["last_error"] != nil {
+		t.Errorf("still shown: %v", shown["last_error"])
+	}
+	m.must(logical.DeleteOperation, "roles/bad", nil)
+	if err := m.storage.Put(context.Background(), &logical.StorageEntry{Key: "key/bad", Value: []byte(`{`)}); err != nil {
+		t.Fatal(err)
+	}
+	m.restart()
+	m.must(logical.DeleteOperation, "keys/bad", nil)
+	if len(m.published()) != 2 {
+		t.Errorf("published are %v", m.published())
+	}
+}
+
+// A version that cannot be decoded is shown as such, beside the others.
+func TestDamagedVersionIsShown(t *testing.T) {
+	m := newMount(t).withRoles()
+	m.must(logical.UpdateOperation, "keys/default/rotate", map[string]any{"force": true})
+	entry, err := m.storage.Get(context.Background(), "key/default")
+	if err != nil {
+		t.Fatal(err)
+	}
+	entry.Value = []byte(strings.Replace(string(entry.Value), `"algorithm":"ES256","state":"retired"`, `"algorithm":"ES999","state":"retired"`, 1))
+	if err := m.storage.Put(context.Background(), entry); err != nil {
+		t.Fatal(err)
+	}
+	m.restart()
+	shown := m.must(logical.ReadOperation, "keys/default", nil).Data
+	versions := shown["versions"].([]map[string]any)
+	if versions[0]["problem"] == nil || versions[0]["public_key"] != nil || versions[1]["public_key"] == nil || !strings.Contains(shown["last_error"].(string), "rotate-emergency") {
+		t.Errorf("shown is %v", shown)
+	}
+	m.issueJWT()
+}
+
+// A rotation that the engine itself cannot do is an error that Vault logs, and not
+// an answer that nobody reads; storage faults are in it.
+func TestAutomaticRotationFailsLoudly(t *testing.T) {
+	m := newMount(t).withRoles()
+	m.must(logical.UpdateOperation, "keys/default", map[string]any{"rotation_period": "25m"})
+	for range 98 {
+		m.must(logical.UpdateOperation, "keys/default/rotate", map[string]any{"force": true})
+	}
+	m.clock.Advance(25 * time.Minute)
+	rollback := func() (*logical.Response, error) {
+		return m.backend.HandleRequest(context.Background(), &logical.Request{Operation: logical.RollbackOperation, Storage: m.storage})
+	}
+	for range 3 {
+		if resp, err := rollback(); err == nil || !strings.Contains(err.Error(), "100 versions") {
+			t.Errorf("answered with %v, %v", resp, err)
+		}
+	}
+	shown := m.must(logical.ReadOperation, "keys/default", nil).Data
+	if !strings.Contains(shown["last_error"].(string), "100 versions") || shown["next_rotation"] == nil {
+		t.Errorf("shown is %v", shown["last_error"])
+	}
+	if n := strings.Count(m.log.String(), "[ERROR] signing key needs attention: key=default"); n != 1 {
+		t.Errorf("%d lines in the log", n)
+	}
+	m.storage.Before(storetest.Fail("list/", storetest.List))
+	if _, err := rollback(); !errors.Is(err, storetest.ErrInjected) || !strings.Contains(err.Error(), "100 versions") {
+		t.Errorf("of two failures, there is %v", err)
+	}
+	m.storage.Heal()
+	m.clock.Advance(time.Hour)
+	if _, err := rollback(); err != nil {
+		t.Error(err)
+	}
+	if shown := m.must(logical.ReadOperation, "keys/default", nil).Data; shown["last_error"] != nil {
+		t.Errorf("still shown: %v", shown["last_error"])
+	}
+}
+
+// Who gives a role a key that verifiers may not have yet is told so.
+func TestYoungKeyWarns(t *testing.T) {
+	m := newMount(t).withRoles() // the first key of the mount: no warning, see must in it
+	m.must(logical.CreateOperation, "keys/k", nil)
+	m.clock.Advance(3 * time.Minute)
+	resp := m.must(logical.UpdateOperation, "roles/jwt", map[string]any{"key": "k"})
+	if resp == nil || len(resp.Warnings) != 1 || !strings.Contains(resp.Warnings[0], "published for 3m0s only") {
+		t.Errorf("answered with %v", resp)
+	}
+	if resp := m.must(logical.UpdateOperation, "roles/jwt", map[string]any{"key": "k"}); resp != nil {
+		t.Errorf("warns again: %v", resp.Warnings)
+	}
+	if resp := m.must(logical.UpdateOperation, "roles/jwt", map[string]any{"key": "default"}); resp == nil {
+		t.Error("does not warn")
+	}
+	m.clock.Advance(5 * time.Minute)
+	if resp := m.must(logical.UpdateOperation, "roles/jwt", map[string]any{"key": "k"}); resp != nil {
+		t.Errorf("warns of a key that everybody has: %v", resp.Warnings)
+	}
+}
+
+// What the roles' tokens would outlive is refused, whichever is written last.
+func TestRotationThatWouldStopIsRefused(t *testing.T) {
+	m := newMount(t).withRoles()
+	m.must(logical.UpdateOperation, "roles/jwt", map[string]any{"ttl": "100h"})
+	if message := m.refused(logical.UpdateOperation, "keys/default", map[string]any{"rotation_period": "30m"}); !strings.HasPrefix(message, "rotation_period: ") {
+		t.Errorf("refused with %q", message)
+	}
+	m.must(logical.UpdateOperation, "keys/default", map[string]any{"rotation_period": "24h"})
+	m.must(logical.UpdateOperation, "config", map[string]any{"max_ttl": "0"})
+	m.must(logical.CreateOperation, "keys/fast", map[string]any{"rotation_period": "30m"})
+	if message := m.refused(logical.UpdateOperation, "roles/jwt", map[string]any{"key": "fast"}); !strings.HasPrefix(message, "ttl: ") {
+		t.Errorf("refused with %q", message)
+	}
+	m.must(logical.UpdateOperation, "roles/jwt", map[string]any{"key": "fast", "ttl": "1h"})
 }
 
 func TestKeys(t *testing.T) {
