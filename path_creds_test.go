@@ -163,6 +163,23 @@ func TestStaticClaimsAreCheckedWhenTheyAreSigned(t *testing.T) {
 	}
 }
 
+// A template that an older version stored may have a directive in a name: what an
+// identity is called must not pass for a claim of the engine, or of the role.
+func TestRenderedNamesAreChecked(t *testing.T) {
+	m := newMount(t).withRoles()
+	m.must(logical.UpdateOperation, "roles/jwt", map[string]any{"claims": map[string]any{"rank": 1}})
+	m.put("role/jwt", strings.Replace(m.stored("role/jwt"), "{", `{"claims_template":"{\"{{identity.entity.name}}\": 2}",`, 1))
+	for name, allowed := range map[string]bool{"level": true, "exp": false, "Exp": false, "rank": false, "RANK": false, "ran\u212a": false, "": false, "a\nb": false} {
+		m.system.EntityVal.Name = name
+		resp, err := m.do(logical.ReadOperation, "creds/jwt", nil)
+		if err != nil || resp.IsError() == allowed {
+			t.Errorf("a claim called %q: %v, %v", name, resp, err)
+		}
+	}
+	m.refused(logical.UpdateOperation, "roles/jwt", map[string]any{"ttl": "5m"}) // until the template is mended
+	m.must(logical.UpdateOperation, "roles/jwt", map[string]any{"claims_template": ""})
+}
+
 // What an issue answers, for each type of token, with and without a lease.
 func TestCreds(t *testing.T) {
 	ttl := map[string]time.Duration{"api_key": 24 * time.Hour, "bearer": time.Hour, "jwt": 15 * time.Minute}

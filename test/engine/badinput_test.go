@@ -160,6 +160,17 @@ func badRoleJWT() []badInput {
 	rows := []badInput{
 		create("no audience", "jwt", fields{"audiences": []string{}}, "audiences"),
 		jwt("claims are no JSON", fields{"claims": "not json"}, "claims"),
+		jwt("a bracket behind claims", fields{"claims": `{"a":1}}`}, "claims"),
+		jwt("rubbish behind claims", fields{"claims": `{"a":1}]garbage`}, "claims"),
+		jwt("a claim twice", fields{"claims": `{"a":1,"a":2}`}, "claims"),
+		jwt("a member twice further down", fields{"claims": `{"a":{"b":1,"b":2}}`}, "claims"),
+		jwt("claims in two cases", fields{"claims": fields{"rank": 1, "RANK": 2}}, "claims"),
+		jwt("claims that fold to one", fields{"claims": fields{"rank": 1, "ran\u212a": 2}}, "claims"),
+		jwt("template of a claim in another case", fields{"claims": fields{"plan": 1}, "claims_template": `{"PLAN":2}`}, "claims_template"),
+		jwt("template with a member twice", fields{"claims_template": `{"acl":{"tenant":"a","tenant":"b"}}`}, "claims_template"),
+		jwt("template that is nested too deep", fields{"claims_template": strings.Repeat(`{"a":`, 33) + "1" + strings.Repeat("}", 33)}, "claims_template"),
+		jwt("template with a directive as a name", fields{"claims_template": `{"{{identity.entity.name}}":1}`}, "claims_template"),
+		jwt("template with a directive in a name", fields{"claims_template": `{"a":{"x{{identity.entity.name}}":1}}`}, "claims_template"),
 		jwt("claims are cut off", fields{"claims": `{"a":1`}, "claims"),
 		jwt("claims go on after the object", fields{"claims": `{"a":1} x`}, "claims"),
 		jwt("two objects as claims", fields{"claims": `{"a":1}{"b":2}`}, "claims"),
@@ -244,6 +255,15 @@ func badRoleLists() []badInput {
 		create("number as audience", "bearer", fields{"audiences": 5}, "audiences"),
 		create("object as audience", "bearer", fields{"audiences": fields{"a": "b"}}, "audiences"),
 		create("null as audience", "jwt", fields{"audiences": nil}, "audiences"),
+		create("allowed_metadata empty", "bearer", fields{"allowed_metadata": []string{""}}, "allowed_metadata"),
+		create("allowed_metadata twice", "bearer", fields{"allowed_metadata": []string{"a", "a"}}, "allowed_metadata"),
+		create("allowed_metadata with a control character", "bearer", fields{"allowed_metadata": []string{"a\u0001"}}, "allowed_metadata"),
+		create("allowed_metadata of 10 kB", "jwt", fields{"allowed_metadata": []string{strings.Repeat("a", 10_000)}}, "allowed_metadata"),
+		create("object as allowed_metadata", "bearer", fields{"allowed_metadata": fields{"a": "b"}}, "allowed_metadata"),
+		create("null as allowed_metadata", "bearer", fields{"allowed_metadata": nil}, "allowed_metadata"),
+		create("require_cnf text", "bearer", fields{"require_cnf": "maybe"}, "require_cnf"),
+		create("require_cnf null", "jwt", fields{"require_cnf": nil}, "require_cnf"),
+		create("metadata keys in two cases", "bearer", fields{"metadata": fields{"tier": "a", "Tier": "b"}}, "metadata"),
 		create("metadata without a key", "bearer", fields{"metadata": fields{"": "x"}}, "metadata"),
 		create("metadata key of 10 kB", "bearer", fields{"metadata": fields{strings.Repeat("k", 10_000): "x"}}, "metadata"),
 		create("metadata value of 10 kB", "bearer", fields{"metadata": fields{"k": strings.Repeat("x", 10_000)}}, "metadata"),
@@ -332,6 +352,9 @@ func badPatches() []badInput {
 		{"patch: unknown field", "PATCH", "roles/bad-bearer", fields{"scopes": "a"}, 400, "scopes"},
 		{"patch: unknown field null", "PATCH", "roles/bad-bearer", fields{"scopes": nil}, 400, "scopes"},
 		{"patch: ttl", "PATCH", "roles/bad-bearer", fields{"ttl": "-1"}, 400, "ttl"},
+		{"patch: a member that is no text", "PATCH", "roles/bad-bearer", fields{"metadata": fields{"a": 1}}, 400, "metadata"},
+		{"patch: a member in another case", "PATCH", "roles/bad-bearer", fields{"metadata": fields{"Team": "x"}}, 400, "metadata"},
+		{"patch: a reserved claim", "PATCH", "roles/bad-jwt", fields{"claims": fields{"sub": "x"}}, 400, "claims"},
 		{"patch: reset leaves default outside", "PATCH", "roles/bad-bearer", fields{"allowed_scopes": nil}, 400, "default_scopes"},
 		{"patch: reset leaves no audience", "PATCH", "roles/bad-jwt", fields{"audiences": nil}, 400, "audiences"},
 		{"patch: config", "PATCH", "config", fields{"max_ttl": "1h"}, 405, ""},
@@ -352,6 +375,14 @@ func badConfig() []badInput {
 		config("allowed_scopes with a space", fields{"allowed_scopes": []string{"a b"}}, "allowed_scopes"),
 		config("allowed_scopes object", fields{"allowed_scopes": fields{"a": 1}}, "allowed_scopes"),
 		config("allowed_scopes null", fields{"allowed_scopes": nil}, "allowed_scopes"),
+		config("allowed_audiences empty", fields{"allowed_audiences": []string{""}}, "allowed_audiences"),
+		config("allowed_audiences with a control character", fields{"allowed_audiences": []string{"a\u0001"}}, "allowed_audiences"),
+		config("allowed_audiences object", fields{"allowed_audiences": fields{"a": 1}}, "allowed_audiences"),
+		config("allowed_audiences null", fields{"allowed_audiences": nil}, "allowed_audiences"),
+		config("standby_introspection word", fields{"standby_introspection": "both"}, "standby_introspection"),
+		config("standby_introspection empty", fields{"standby_introspection": ""}, "standby_introspection"),
+		config("standby_introspection bool", fields{"standby_introspection": true}, "standby_introspection"),
+		config("standby_introspection null", fields{"standby_introspection": nil}, "standby_introspection"),
 		config("good and bad", fields{"issuer": "https://vault.example.com/v1/tokens", "max_ttl": "x"}, "max_ttl"),
 		{"config: delete", "DELETE", "config", nil, 405, ""},
 		{"config: list", "LIST", "config", nil, 404, ""},
@@ -366,6 +397,10 @@ func badConfig() []badInput {
 		"control character": "https://vault.example.com/\u0000", "space in the host": "https://vault example.com",
 		"bad escape": "https://vault.example.com/%zz", "too long": "https://vault.example.com/" + strings.Repeat("a", 2000),
 		"number": 5, "list": []string{"https://vault.example.com"}, "null": nil,
+		"scheme in capitals": "HTTPS://vault.example.com/v1/tokens", "host in capitals": "https://Vault.example.com/v1/tokens",
+		"dot segments": "https://vault.example.com/v1/x/../tokens", "empty segments": "https://vault.example.com//v1//tokens",
+		"backslash": `https://vault.example.com/v1\tokens`, "escaped NUL": "https://vault.example.com/%00", "escaped dots": "https://vault.example.com/%2e%2e/tokens",
+		"port 0": "https://vault.example.com:0/v1/tokens", "IPv6 zone": "https://[fe80::1%25eth0]/v1/tokens", "quotes": `https://vault.example.com/"><script>`,
 		"bad port": "https://vault.example.com:99999999/v1/tokens", "unicode path": "https://vault.example.com/v1/töken",
 	} {
 		rows = append(rows, config("issuer "+name, fields{"issuer": issuer}, "issuer"))
@@ -390,6 +425,10 @@ func badCreds() []badInput {
 		{"creds: entity is missing for the subject", "GET", "creds/bad-template", nil, 400, "subject"},
 		{"creds: no issuer is configured", "GET", "../capped/creds/jwt", nil, 400, "issuer"},
 		{"creds: default scope above the mount's ceiling", "GET", "../capped/creds/wide", nil, 400, "scopes"},
+		{"creds: audience above the mount's ceiling", "GET", "../capped/creds/audience", nil, 400, "audience"},
+		{"role: audience above the mount's ceiling", "POST", "../capped/roles/bad-new", fields{"token_type": "bearer", "audiences": "https://other.example.com"}, 400, "audiences"},
+		{"creds: no key where the role wants one", "GET", "creds/bad-bound", nil, 400, "cnf"},
+		{"creds: no key where the role wants one, narrowed", "POST", "creds/bad-bound", fields{"ttl": "1m"}, 400, "cnf"},
 		{"creds: scope above the mount's ceiling", "POST", "../capped/creds/wide", fields{"scopes": "admin"}, 400, "scopes"},
 		narrow("scope that is not allowed", fields{"scopes": []string{"orders:read", "admin"}}, "scopes"),
 		narrow("wildcard as scope", fields{"scopes": "*"}, "scopes"),
@@ -420,6 +459,9 @@ func badCreds() []badInput {
 		narrow("audience number", fields{"audience": 5}, "audience"),
 		narrow("audience null", fields{"audience": nil}, "audience"),
 		narrow("metadata of the role", fields{"metadata": fields{"team": "red"}}, "metadata"),
+		narrow("metadata of the role in another case", fields{"metadata": fields{"Team": "red"}}, "metadata"),
+		narrow("metadata that the role does not allow", fields{"metadata": fields{"tenant": "acme"}}, "metadata"),
+		narrow("metadata that is allowed in another case", fields{"metadata": fields{"Job": "x"}}, "metadata"),
 		narrow("nested metadata", fields{"metadata": fields{"k": fields{"a": 1}}}, "metadata"),
 		narrow("metadata of 10 kB", fields{"metadata": fields{"k": strings.Repeat("x", 10_000)}}, "metadata"),
 		narrow("metadata text", fields{"metadata": "novalue"}, "metadata"),
@@ -461,6 +503,10 @@ func badIntrospections() []badInput {
 		ask("client_ip of 1 MB", fields{"token": "x", "client_ip": huge}, "client_ip"),
 		ask("required_scopes with a wildcard", fields{"token": "x", "required_scopes": "orders:*"}, "required_scopes"),
 		ask("required_scopes empty", fields{"token": "x", "required_scopes": []string{""}}, "required_scopes"),
+		ask("required_scopes of an unset variable", fields{"token": "x", "required_scopes": ""}, "required_scopes"),
+		ask("required_scopes without an entry", fields{"token": "x", "required_scopes": []string{}}, "required_scopes"),
+		ask("audience of an unset variable", fields{"token": "x", "audience": ""}, "audience"),
+		ask("client_ip of an unset variable", fields{"token": "x", "client_ip": ""}, "client_ip"),
 		ask("required_scopes by space", fields{"token": "x", "required_scopes": "a b"}, "required_scopes"),
 		ask("required_scopes object", fields{"token": "x", "required_scopes": fields{"a": 1}}, "required_scopes"),
 		ask("required_scopes null", fields{"token": "x", "required_scopes": nil}, "required_scopes"),
@@ -628,6 +674,7 @@ func (s *session) setUpBadInput() {
 	s.Role("bad-bearer", vaulttest.Bearer.RoleBody())
 	s.Role("bad-jwt", vaulttest.JWT.RoleBody().With(fields{"key": "bad-key"}))
 	s.Role("bad-default", vaulttest.JWT.RoleBody())
+	s.Role("bad-bound", fields{"token_type": "bearer", "require_cnf": true})
 	s.Role("bad-full", fields{"token_type": "bearer", "max_tokens": 1})
 	s.Issue("bad-full", nil)
 	s.Role("bad-template", fields{"token_type": "bearer", "subject": "{{identity.entity.name}}"})
@@ -638,7 +685,8 @@ func (s *session) setUpBadInput() {
 	capped := s.at("capped")
 	capped.Role("jwt", vaulttest.JWT.RoleBody())
 	capped.Role("wide", fields{"token_type": "bearer", "allowed_scopes": "*", "default_scopes": "admin"})
-	s.Must("POST", "capped/config", fields{"allowed_scopes": "orders:*,stock:*"})
+	capped.Role("audience", fields{"token_type": "bearer", "audiences": "https://partners.example.com"})
+	s.Must("POST", "capped/config", fields{"allowed_scopes": "orders:*,stock:*", "allowed_audiences": vaulttest.Audiences})
 }
 
 // everythingWritten is all roles, keys and settings of the two mounts, by path.

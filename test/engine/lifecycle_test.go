@@ -610,7 +610,7 @@ func TestRoles(t *testing.T) {
 		"ttl": float64(3600), "max_ttl": float64(0), "audiences": []any{}, "subject": "",
 		"claims": map[string]any{}, "claims_template": "", "key": "", "not_before_leeway": float64(0),
 		"prefix": "vtb", "max_tokens": float64(7), "bound_cidrs": []any{}, "metadata": map[string]any{},
-		"generate_lease": true,
+		"generate_lease": true, "allowed_metadata": []any{}, "require_cnf": false,
 	}
 	check := func(when string) {
 		t.Helper()
@@ -632,6 +632,12 @@ func TestRoles(t *testing.T) {
 	s.Role("Shop", fields{"token_type": "bearer", "metadata": map[string]string{"k": "v"}})
 	want["metadata"] = map[string]any{"k": "v"}
 	check("after a write that repeats token_type")
+	s.Must("PATCH", "tokens/roles/Shop", fields{"metadata": fields{"l": "w"}, "ttl": 0})
+	want["metadata"], want["ttl"] = map[string]any{"k": "v", "l": "w"}, float64(3600)
+	check("after a patch that adds a member")
+	s.Must("PATCH", "tokens/roles/Shop", fields{"metadata": fields{"k": nil}})
+	want["metadata"] = map[string]any{"l": "w"}
+	check("after a patch that removes a member")
 
 	keys := fmt.Sprint(s.Must("LIST", "tokens/roles", nil).Data()["keys"])
 	if !strings.Contains(keys, "Shop") || !strings.Contains(keys, "shop") {
@@ -641,6 +647,36 @@ func TestRoles(t *testing.T) {
 	s.Answers(http.StatusNotFound, "GET", "tokens/roles/Shop", nil)
 	s.Answers(http.StatusNoContent, "DELETE", "tokens/roles/Shop", nil)
 	s.Must("GET", "tokens/roles/shop", nil)
+}
+
+// Over HTTP a change that warns is a 200, and one that does not a 204.
+func TestEmptiedListsWarn(t *testing.T) {
+	s := common(t, time.Minute)
+	role := func(body fields) []string {
+		t.Helper()
+		resp := s.Role("emptied", body)
+		if want := map[bool]int{true: http.StatusOK, false: http.StatusNoContent}[len(resp.Warnings()) > 0]; resp.Status != want {
+			t.Errorf("%v: %d with the warnings %q", body, resp.Status, resp.Warnings())
+		}
+		return resp.Warnings()
+	}
+	if warnings := role(vaulttest.Bearer.RoleBody().With(fields{"bound_cidrs": "10.0.0.0/8"})); len(warnings) != 0 {
+		t.Errorf("warnings are %q", warnings)
+	}
+	for _, name := range []string{"bound_cidrs", "audiences", "allowed_metadata", "default_scopes", "allowed_scopes"} {
+		if warnings := role(fields{name: ""}); len(warnings) != 1 || !strings.HasPrefix(warnings[0], name+" is empty now") {
+			t.Errorf("%s: warnings are %q", name, warnings)
+		}
+	}
+}
+
+// A status list of another time is not implemented; Vault passes the status on.
+func TestStatusListOfAnotherTime(t *testing.T) {
+	s := common(t, time.Minute)
+	resp, err := s.Anonymous().Do(s.Ctx, "GET", "tokens/status/0000000000000000000000?time=1686925000", nil)
+	if err != nil || resp.Status != http.StatusNotImplemented {
+		t.Errorf("%d %s, %v; want a 501", resp.Status, resp.Raw, err)
+	}
 }
 
 func TestRoleWarnsOfCaps(t *testing.T) {
@@ -745,20 +781,25 @@ func TestIdentityTemplates(t *testing.T) {
 	}
 }
 
-// TestRenderedClaimNames covers a claim whose name comes from the caller's own
-// entity: there, too, the engine's claims are out of reach.
-func TestRenderedClaimNames(t *testing.T) {
+// TestRenderedClaims covers claims that come from the caller's own entity: it must
+// not name them, and not garble what verifiers log.
+func TestRenderedClaims(t *testing.T) {
 	s := common(t, time.Minute)
-	s.Role("named", vaulttest.JWT.RoleBody().With(fields{"claims_template": `{"{{identity.entity.metadata.claim}}": 9999999999}`}))
-	for name, want := range map[string]int{"level": http.StatusOK, "exp": http.StatusBadRequest, "Exp": http.StatusBadRequest, "": http.StatusBadRequest} {
-		s.Must("POST", "identity/entity/id/"+s.Entity, fields{"metadata": map[string]string{"claim": name, "tenant": "acme"}})
-		resp, err := s.Client(s.App).Do(s.Ctx, "GET", "tokens/creds/named", nil)
+	template := func(text string) fields { return vaulttest.JWT.RoleBody().With(fields{"claims_template": text}) }
+	s.Answers(http.StatusBadRequest, "POST", "tokens/roles/named", template(`{"{{identity.entity.metadata.claim}}": 9999999999}`))
+	s.Role("rendered", template(`{"level": "{{identity.entity.metadata.claim}}", "all": {{identity.entity.metadata}}}`))
+	for value, want := range map[string]int{
+		"high": http.StatusOK, `a "b"`: http.StatusOK, "größe": http.StatusOK,
+		"": http.StatusBadRequest, "a\u202eb": http.StatusBadRequest, "a\nb": http.StatusBadRequest, "\u001b[31m": http.StatusBadRequest,
+	} {
+		s.Must("POST", "identity/entity/id/"+s.Entity, fields{"metadata": map[string]string{"claim": value, "tenant": "acme"}})
+		resp, err := s.Client(s.App).Do(s.Ctx, "GET", "tokens/creds/rendered", nil)
 		if err != nil {
 			t.Fatal(err)
 		}
-		s.Secrets.Add(resp.String("token"), "creds/named")
+		s.Secrets.Add(resp.String("token"), "creds/rendered")
 		if resp.Status != want || want != http.StatusOK && !vaulttest.ErrorNames(resp, "claims_template") {
-			t.Errorf("a claim named %q: %d %q, want %d", name, resp.Status, resp.Errors(), want)
+			t.Errorf("a claim of %q: %d %q, want %d", value, resp.Status, resp.Errors(), want)
 		}
 	}
 }

@@ -134,7 +134,7 @@ func (s *session) defaultKey() {
 		"ttl": "2h", "max_ttl": "4h", "audiences": []string{audience, "https://users.example.com"},
 		"subject":           "app:{{identity.entity.name}}",
 		"claims_template":   `{"team": {{identity.entity.metadata.team}}, "labels": ["{{identity.entity.name}}"]}`,
-		"not_before_leeway": "1m", "metadata": object{"tier": "gold", "Ünïcode": "<&>"},
+		"not_before_leeway": "1m", "metadata": object{"tier": "gold", "Ünïcode": "<&>"}, "allowed_metadata": "request",
 	})
 	// As text, so that the large number stays what it is.
 	s.call(s.root, "PATCH", "tokens/roles/access", vaulttest.RawBody(`{"claims": {"tenant": 12345678901234567890, "flags": {"beta": true}}}`))
@@ -187,7 +187,7 @@ func (s *session) opaque() {
 	s.write("tokens/roles/Partner-API", object{
 		"token_type": "api_key", "allowed_scopes": "orders:*,admin", "default_scopes": "orders:read", "ttl": "240h", "max_ttl": "480h",
 		"audiences": audience, "subject": "partner:{{identity.entity.name}}", "prefix": "acme_live",
-		"bound_cidrs": "10.0.0.0/8,192.0.2.7,2001:db8::/32", "metadata": object{"owner": "partners", "cost": "7"},
+		"bound_cidrs": "10.0.0.0/8,192.0.2.7,2001:db8::/32", "metadata": object{"owner": "partners", "cost": "7"}, "allowed_metadata": "request",
 	})
 	s.issue("api key", "Partner-API", nil)
 	s.issue("api key narrowed", "Partner-API", object{

@@ -29,5 +29,7 @@ func (k TokenType) RoleBody() Fields {
 		"max_ttl":        "1h",
 		"audiences":      Audiences,
 		"metadata":       map[string]string{"team": "payments"},
+
+		"allowed_metadata": []string{"job"},
 	}
 }
