@@ -62,6 +62,7 @@ func TestClaims(t *testing.T) {
 		r.Claims = json.RawMessage(`{"tier":{"level":12345678901234567890}}`)
 		r.ClaimsTemplate = `{"at": {{time.now}}}`
 		r.BoundCIDRs = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}
+		r.AllowedMetadata = []string{"a"}
 	})
 	issued, err := f.Issue(f.ctx, f.storage, Request{Role: "jwt", Caller: caller, Cnf: &map[string]string{"jkt": strings.Repeat("A", 43)}, Metadata: map[string]string{"a": "b"}})
 	if err != nil {
@@ -126,6 +127,8 @@ func TestGrants(t *testing.T) {
 		"audience twice":           {Request{Audience: list("api", "api")}, nil, "audience"},
 		"metadata":                 {Request{Metadata: map[string]string{"a": "b"}}, func(i *Issued) bool { return maps.Equal(i.Metadata, map[string]string{"a": "b", "team": "payments"}) }, ""},
 		"metadata of the role":     {Request{Metadata: map[string]string{"team": "other"}}, nil, "metadata"},
+		"metadata in another case": {Request{Metadata: map[string]string{"Team": "other"}}, nil, "metadata"},
+		"metadata of one's own":    {Request{Metadata: map[string]string{"b": "c"}}, nil, "metadata"},
 		"as the role has it":       {Request{Metadata: map[string]string{"team": "payments"}}, nil, "metadata"},
 		"too much with the role's": {Request{Metadata: many}, nil, "metadata"},
 		"shorter":                  {Request{TTL: ttl(time.Minute)}, func(i *Issued) bool { return i.TTL == time.Minute }, ""},
@@ -148,6 +151,7 @@ func TestGrants(t *testing.T) {
 				r := role.New("r", tokenType)
 				r.AllowedScopes, r.DefaultScopes = []string{"orders:read", "orders:write", "orders:delete"}, []string{"orders:read"}
 				r.Audiences, r.Metadata, r.TTL = []string{"api", "web"}, map[string]string{"team": "payments"}, 10*time.Minute
+				r.AllowedMetadata = []string{"a", "k*", "Team"}
 				// Written as before the ceiling was lowered.
 				if err := f.roles.Put(f.ctx, f.storage, "r", r); err != nil {
 					t.Fatal(err)

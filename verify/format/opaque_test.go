@@ -119,7 +119,6 @@ func TestSecretsRedactThemselves(t *testing.T) {
 			verbs = append(verbs, "%"+string(c), "%+#"+string(c))
 		}
 	}
-	verbless := "one value too many: "
 	type holder struct {
 		S Secret
 		O Opaque
@@ -129,7 +128,7 @@ func TestSecretsRedactThemselves(t *testing.T) {
 		for _, verb := range verbs {
 			shown = append(shown, fmt.Sprintf(verb, value))
 		}
-		shown = append(shown, fmt.Sprint(value), fmt.Sprintln(value), fmt.Sprintf(verbless, value))
+		shown = append(shown, fmt.Sprint(value), fmt.Sprintln(value), fmt.Sprintf(oneMore("none"), value))
 	}
 	forms := []string{token.secret}
 	for _, verb := range []string{"%x", "%X", "% x", "%#x", "%d", "%v", "%c"} {
@@ -141,6 +140,9 @@ func TestSecretsRedactThemselves(t *testing.T) {
 		}
 	}
 }
+
+// oneMore keeps the linter from seeing a format that lacks a verb, on purpose.
+func oneMore(format string) string { return format }
 
 func FuzzParseOpaque(f *testing.F) {
 	f.Add("vtk_4109mqr7D1iAczWyKVT0JgUp0s2Sge6nXIg5jfuW6FedimywKBBTDpckWW47FKACi29GYva")
