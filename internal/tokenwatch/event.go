@@ -18,8 +18,8 @@ const (
 	KindConfigRead   Kind = "config_read"   // config
 	KindKeyWrite     Kind = "key_write"     // keys/<name>
 	KindKeyRead      Kind = "key_read"      // a key, and the list
-	KindKeyRotate    Kind = "key_rotate"    // keys/<name>/rotate without emergency
-	KindKeyEmergency Kind = "key_emergency" // keys/<name>/rotate with emergency=true
+	KindKeyRotate    Kind = "key_rotate"    // keys/<name>/rotate
+	KindKeyEmergency Kind = "key_emergency" // keys/<name>/rotate-emergency
 	KindKeyDelete    Kind = "key_delete"    // keys/<name>
 	KindPublicRead   Kind = "public_read"   // jwks, .well-known/…, status/…
 	KindOther        Kind = "other"         // anything else on a mount of the engine

@@ -22,17 +22,23 @@ func badRotations() []badInput {
 		return badInput{"rotate: " + name, "POST", "keys/used/rotate", body, 400, field}
 	}
 	return []badInput{
-		rotate("emergency is no bool", fields{"emergency": "perhaps"}, "emergency"),
-		rotate("emergency is a number", fields{"emergency": 2}, "emergency"),
-		rotate("emergency is a list", fields{"emergency": []bool{true}}, "emergency"),
-		rotate("emergency is null", fields{"emergency": nil}, "emergency"),
-		rotate("unknown field", fields{"force": true}, "force"),
-		rotate("field in another case", fields{"Emergency": true}, "Emergency"),
+		rotate("force is no bool", fields{"force": "perhaps"}, "force"),
+		rotate("force is a number", fields{"force": 2}, "force"),
+		rotate("force is a list", fields{"force": []bool{true}}, "force"),
+		rotate("force is null", fields{"force": nil}, "force"),
+		rotate("the next version is young", nil, "force"),
+		rotate("the next version is young, and nobody insists", fields{"force": false}, "force"),
+		rotate("unknown field", fields{"emergency": true}, "emergency"),
+		rotate("field in another case", fields{"Force": true}, "Force"),
 		rotate("algorithm", fields{"algorithm": "RS256"}, "algorithm"),
 		rotate("verification_ttl, as of Vault's own keys", fields{"verification_ttl": 0}, "verification_ttl"),
 		rotate("name in the body", fields{"name": "other"}, "name"),
 		{"rotate: no such key", "POST", "keys/missing/rotate", nil, 400, "name"},
-		{"rotate: no such key, emergency", "POST", "keys/missing/rotate", fields{"emergency": true}, 400, "name"},
+		{"rotate-emergency: no such key", "POST", "keys/missing/rotate-emergency", nil, 400, "name"},
+		{"rotate-emergency: unknown field", "POST", "keys/used/rotate-emergency", fields{"force": true}, 400, "force"},
+		{"rotate-emergency: a name that is none", "POST", "keys/%20/rotate-emergency", nil, 400, "name"},
+		{"rotate-emergency: read", "GET", "keys/used/rotate-emergency", nil, 405, ""},
+		{"rotate-emergency: delete", "DELETE", "keys/used/rotate-emergency", nil, 405, ""},
 		{"rotate: a name that is none", "POST", "keys/%20/rotate", nil, 400, "name"},
 		{"rotate: a long name", "POST", "keys/" + strings.Repeat("k", 129) + "/rotate", nil, 400, "name"},
 		{"rotate: read", "GET", "keys/used/rotate", nil, 405, ""},
@@ -45,7 +51,7 @@ func badRotations() []badInput {
 func badRotationPeriods() []badInput {
 	var rows []badInput
 	for name, period := range map[string]any{
-		"a second": 1, "a minute": "1m", "just too short": "599s", "negative": -1, "negative text": "-24h", "no duration": "monthly",
+		"a second": 1, "a minute": "1m", "just too short": "1499s", "negative": -1, "negative text": "-24h", "no duration": "monthly",
 		"empty": "", "fraction": 600.5, "list": []int{600}, "object": fields{"days": 30}, "bool": true, "null": nil, "beyond a century": "100000d",
 		"infinity": "Infinity", "huge": huge,
 	} {

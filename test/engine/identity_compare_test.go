@@ -264,30 +264,31 @@ func (c *comparison) rotationPeriod() (ours, theirs bool) {
 		c.Must("GET", "identity/oidc/key/rotates", nil).Data()["rotation_period"] == float64(24*60*60)
 }
 
-// rotate rotates both keys. What is given goes to the identity key's rotation.
-func (c *comparison) rotate(emergency, body fields) {
+// rotate rotates both keys.
+func (c *comparison) rotate() {
 	c.T.Helper()
-	c.Must("POST", c.Mount+"/keys/compare/rotate", emergency)
-	c.Must("POST", compareKey+"/rotate", body)
+	c.Must("POST", c.Mount+"/keys/compare/rotate", fields{"force": true})
+	c.Must("POST", compareKey+"/rotate", nil)
 }
 
 func (c *comparison) nextPublished() (ours, theirs bool) {
 	mySet, vaultsSet := c.keySet(true), c.keySet(false)
-	c.rotate(nil, nil)
+	c.rotate()
 	mine, vaults := c.both()
 	return c.verifies(mine, mySet), c.verifies(vaults, vaultsSet)
 }
 
 func (c *comparison) oldTokens() (ours, theirs bool) {
 	mine, vaults := c.both()
-	c.rotate(nil, nil)
+	c.rotate()
 	return c.verifies(mine, c.keySet(true)), c.verifies(vaults, c.keySet(false))
 }
 
 // drop rotates as for a key that leaked.
 func (c *comparison) drop() {
 	c.T.Helper()
-	c.rotate(fields{"emergency": true}, fields{"verification_ttl": 0})
+	c.Must("POST", c.Mount+"/keys/compare/rotate-emergency", nil)
+	c.Must("POST", compareKey+"/rotate", fields{"verification_ttl": 0})
 }
 
 func (c *comparison) dropsSigning() (ours, theirs bool) {
@@ -298,7 +299,7 @@ func (c *comparison) dropsSigning() (ours, theirs bool) {
 
 func (c *comparison) dropsAll() (ours, theirs bool) {
 	mine, vaults := c.both()
-	c.rotate(nil, nil)
+	c.rotate()
 	c.drop()
 	return !c.verifies(mine, c.keySet(true)), !c.verifies(vaults, c.keySet(false))
 }

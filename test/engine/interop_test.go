@@ -254,7 +254,7 @@ func testRotation(s *session, n *node, alg string) {
 	}
 
 	during := s.issueDuring(alg, 4, func() {
-		rotated := s.Must("POST", s.Mount+"/keys/"+alg+"/rotate", nil)
+		rotated := s.Must("POST", s.Mount+"/keys/"+alg+"/rotate", fields{"force": true})
 		if rotated.String("kid") != next.KeyID || rotated.String("next_kid") == "" || rotated.String("next_kid") == next.KeyID {
 			s.T.Errorf("rotate answers kid %q and next_kid %q, want %q and a new one", rotated.String("kid"), rotated.String("next_kid"), next.KeyID)
 		}
@@ -291,7 +291,7 @@ func testRotation(s *session, n *node, alg string) {
 	}
 
 	// An emergency drops them all at once, and says what that breaks.
-	dropped := s.Must("POST", s.Mount+"/keys/"+alg+"/rotate", fields{"emergency": true})
+	dropped := s.Must("POST", s.Mount+"/keys/"+alg+"/rotate-emergency", nil)
 	if len(dropped.Warnings()) == 0 {
 		s.T.Error("an emergency rotation has no warning")
 	}
@@ -373,7 +373,7 @@ func testKeyRemoval(s *session, n *node, alg string) {
 	s.Must("DELETE", s.Mount+"/roles/"+name, nil)
 	// What signed can sign no more: its tokens are bounded by what the key
 	// reserved, which is longer than they live.
-	s.Must("POST", s.Mount+"/keys/"+name+"/rotate", fields{"emergency": true})
+	s.Must("POST", s.Mount+"/keys/"+name+"/rotate-emergency", nil)
 	s.Must("DELETE", s.Mount+"/keys/"+name, nil)
 	s.verifier(n, name+", gone", alg).refuses("a token of a deleted key", token.Data.Token, joseNoKey, at)
 	s.Answers(http.StatusNotFound, "GET", s.Mount+"/keys/"+name, nil)
@@ -430,7 +430,7 @@ func testStatus(s *session, n *node, alg string) {
 	// The signature says nothing of it, which is why there is a list.
 	verifier.accepts("a revoked token, by its signature", revoked)
 
-	s.Must("POST", s.Mount+"/keys/"+alg+"/rotate", fields{"emergency": true})
+	s.Must("POST", s.Mount+"/keys/"+alg+"/rotate-emergency", nil)
 	verifier = s.verifier(n, alg+", status after an emergency", alg)
 	third := s.Issue(alg, nil)
 	if err := suite.Poll(s.Ctx, 10*time.Second, func() (bool, error) {

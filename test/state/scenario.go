@@ -145,9 +145,9 @@ func (s *session) defaultKey() {
 		"max_ttl": "720h", "status_list_ttl": "10s", "status_list_lifetime": "90m",
 	})
 	s.issue("jwt of a retired version", "access", nil)
-	s.write("tokens/keys/default/rotate", nil)
+	s.write("tokens/keys/default/rotate", object{"force": true})
 	s.revokeByPossession(s.issue("jwt of a retired version, revoked", "access", nil))
-	s.write("tokens/keys/default/rotate", nil)
+	s.write("tokens/keys/default/rotate", object{"force": true})
 	s.issue("jwt", "access", nil)
 	s.revokeByLease(s.issue("jwt revoked by its lease", "access", nil))
 	s.revokeByPossession(s.issue("jwt revoked by possession", "access", nil))
@@ -179,7 +179,7 @@ func (s *session) leakedKey() {
 	s.write("tokens/keys/leaked", nil)
 	s.write("tokens/roles/leaked", object{"token_type": "jwt", "key": "leaked", "audiences": audience})
 	s.issue("jwt of a key that leaked", "leaked", nil).State = dropped
-	s.write("tokens/keys/leaked/rotate", object{"emergency": true})
+	s.write("tokens/keys/leaked/rotate-emergency", nil)
 	s.issue("jwt of the key that replaced it", "leaked", nil)
 }
 

@@ -312,15 +312,15 @@ var attacks = []struct {
 	}},
 	{"signing_key", "rotated", "info", "", func(w *watched, want *alerted) {
 		w.as(w.operator, "POST", "tokens/keys/spare", fields{"algorithm": "ES256"})
-		w.as(w.operator, "POST", "tokens/keys/spare/rotate", nil)
+		w.as(w.operator, "POST", "tokens/keys/spare/rotate", fields{"force": true})
 		want.Detail, want.Who = "spare", "userpass-operator"
 	}},
-	{"signing_key", "dropped in an emergency, as vault write sends it", "critical", "", func(w *watched, want *alerted) {
-		w.as(w.operator, "POST", "tokens/keys/spare/rotate", fields{"emergency": "true"})
+	{"signing_key", "dropped in an emergency", "critical", "", func(w *watched, want *alerted) {
+		w.as(w.operator, "POST", "tokens/keys/spare/rotate-emergency", nil)
 		want.Detail = "spare"
 	}},
-	{"signing_key", "dropped in an emergency", "critical", "", func(w *watched, want *alerted) {
-		w.as(w.operator, "POST", "tokens/keys/spare/rotate", fields{"emergency": true})
+	{"signing_key", "dropped once more", "critical", "", func(w *watched, want *alerted) {
+		w.as(w.operator, "POST", "tokens/keys/spare/rotate-emergency", nil)
 	}},
 	{"signing_key", "deleted", "warning", "", func(w *watched, want *alerted) {
 		w.as(w.operator, "DELETE", "tokens/keys/spare", nil)

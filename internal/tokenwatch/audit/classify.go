@@ -62,6 +62,10 @@ func classifyEngine(e *tokenwatch.Event, rest string) tokenwatch.Kind {
 			e.Name = key
 			return tokenwatch.KindKeyRotate
 		}
+		if key, ok := strings.CutSuffix(name, "/rotate-emergency"); ok {
+			e.Name = key
+			return tokenwatch.KindKeyEmergency
+		}
 		return byOperation(e.Operation, tokenwatch.KindKeyRead, tokenwatch.KindKeyWrite, tokenwatch.KindKeyDelete)
 	case "jwks", ".well-known", "status":
 		return tokenwatch.KindPublicRead

@@ -104,8 +104,9 @@ func (p *Parser) responseBody(s *scanner, e *tokenwatch.Event) (refused bool) {
 	if expires > 0 {
 		e.Expires = time.Unix(expires, 0).UTC()
 	}
-	// `vault write` sends emergency as a string, which Vault hashes. The response
-	// shows it, too: an emergency retires no version, it drops all.
+	// In logs from before emergencies had a path of their own, `vault write` sent
+	// emergency as a string, which Vault hashes. The response shows it, too: an
+	// emergency retires no version, it drops all.
 	if e.Kind == tokenwatch.KindKeyRotate && dropped && !retired {
 		e.Kind = tokenwatch.KindKeyEmergency
 	}

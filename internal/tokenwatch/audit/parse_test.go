@@ -150,6 +150,7 @@ func TestParse(t *testing.T) {
 		}},
 		"no such path":    {entry(`"operation":"update","path":"tokens/oauth2/introspect"`, ""), func(e *tokenwatch.Event) bool { return e.Kind == tokenwatch.KindOther }},
 		"no such role":    {entry(`"operation":"update","path":"tokens/roles/x/revoke"`, ""), func(e *tokenwatch.Event) bool { return e.Kind == tokenwatch.KindRoleWrite && e.Role == "x/revoke" }},
+		"emergency path":  {entry(`"operation":"update","path":"tokens/keys/k/rotate-emergency"`, ""), func(e *tokenwatch.Event) bool { return e.Kind == tokenwatch.KindKeyEmergency && e.Name == "k" }},
 		"emergency flag":  {entry(`"data":{"emergency":true},"operation":"update","path":"tokens/keys/k/rotate"`, ""), func(e *tokenwatch.Event) bool { return e.Kind == tokenwatch.KindKeyEmergency && e.Name == "k" }},
 		"escaped strings": {entry(`"operation":"read","path":"tokens/creds/\u0061\"\\"`, ""), func(e *tokenwatch.Event) bool { return e.Role == `a"\` }},
 		"white space":     {[]byte(" {\t\"type\" : \"response\" , \"time\":\"2026-01-01T00:00:00+01:00\" , \"request\" : { } , \"x\" : [ ] } \r"), func(e *tokenwatch.Event) bool { return e.Time.Hour() == 23 }},
