@@ -106,6 +106,10 @@ type JWTLease struct {
 // taken for an expiry. A lease that ends by itself ends within it.
 const clockSlack = 5 * time.Minute
 
+// clockTrust is how far the clock may be ahead at all: lists and records are kept
+// for as long after the last expiry.
+const clockTrust = 24 * time.Hour
+
 // RevokeJWT makes a JWT inactive with one entry. It returns nil if the token was
 // revoked before. A token that has just expired needs no entry. One that by this
 // node's clock expired longer ago gets it as long as its list exists, since the
@@ -117,7 +121,7 @@ func (t *Tokens) RevokeJWT(ctx context.Context, storage logical.Storage, lease J
 	}
 	_, status, err := t.lists.Status(ctx, storage, lease.Ref)
 	switch {
-	case past >= clockSlack && (err != nil || status == statuslist.Valid):
+	case past >= clockSlack && past < clockTrust && (err != nil || status == statuslist.Valid):
 		return t.revokeJWT(ctx, storage, lease)
 	case err != nil || status == statuslist.Revoked:
 		return nil, nil // an expired token needs nothing, even if the storage fails
