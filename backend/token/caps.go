@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -43,17 +42,23 @@ type slot struct{}
 type counter struct {
 	loading chan struct{} // held by who lists the role's slots
 
-	mu     sync.Mutex // never held during I/O
-	loaded bool
-	slots  map[string]*slotState // by token id
-	byTime expiries              // of the slots, with some that are gone
+	mu      sync.Mutex // never held during I/O
+	loaded  bool
+	changes int                   // of the slots, by other nodes
+	slots   map[string]*slotState // by token id
+	byTime  expiries              // of the slots, with some that are gone
+	// known is, while the slots are listed, those whose state is better known here:
+	// one that was written or removed meanwhile may be in the listing, or not.
+	known map[string]bool
 }
 
 // slotState is what is known of one slot.
 type slotState struct {
 	name    string    // of its entry, below the role
 	expires time.Time // of the token, as far as is known
-	issuing bool      // its record is about to be written
+	// busy: its token is being issued or renewed, or the slot is being removed.
+	// Whoever began that ends it; others leave the slot alone.
+	busy    bool
 	written time.Time // when this process wrote it; zero if another one did
 }
 
@@ -82,7 +87,9 @@ func (c *caps) invalidate(key string) bool {
 	rest, ours := strings.CutPrefix(key, capPrefix)
 	if ours {
 		role, _, _ := strings.Cut(rest, "/")
-		c.of(role).unload()
+		if c.has(role) {
+			c.of(role).unload()
+		}
 	}
 	return ours
 }
@@ -91,6 +98,7 @@ func (n *counter) unload() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.loaded = false
+	n.changes++
 }
 
 // slotName is the name of a slot below its role.
@@ -135,9 +143,8 @@ func (c *caps) take(ctx context.Context, storage logical.Storage, record *Record
 	if err := c.entries.Put(ctx, storage, name, &slot{}); err != nil {
 		// The entry may be there. If it cannot be removed, the slot counts until
 		// reconcile finds it.
-		if c.entries.Delete(ctx, storage, name) == nil {
-			n.drop(record.ID)
-		}
+		n.settled(record.ID)
+		_ = c.free(ctx, storage, record.Role, n, record.ID, nil)
 		return err
 	}
 	return nil
@@ -154,13 +161,8 @@ func (n *counter) take(record *Record, maxTokens int, now time.Time) (taken bool
 	if len(n.slots) >= maxTokens {
 		return false, n.earliest(now)
 	}
-	n.add(record.ID, &slotState{name: slotName(record.ID, record.ExpiresAt), expires: record.ExpiresAt, issuing: true, written: now})
+	n.slots[record.ID] = &slotState{name: slotName(record.ID, record.ExpiresAt), expires: record.ExpiresAt, busy: true, written: now}
 	return true, ""
-}
-
-func (n *counter) add(id string, s *slotState) {
-	n.slots[id] = s
-	n.push(id, s)
 }
 
 // push enters a slot into the heap with its present expiry. What is there of it
@@ -188,8 +190,8 @@ func (n *counter) earliest(now time.Time) string {
 		first := n.byTime[0]
 		s := n.slots[first.id]
 		switch {
-		case s == nil || !s.expires.Equal(first.expires) || s.issuing:
-			heap.Pop(&n.byTime) // gone, or renewed, or to be pushed once it is issued
+		case s == nil || !s.expires.Equal(first.expires) || s.busy:
+			heap.Pop(&n.byTime) // gone, or renewed, or to be pushed by settled
 		case now.Before(first.expires):
 			return ""
 		default:
@@ -202,10 +204,8 @@ func (n *counter) earliest(now time.Time) string {
 // settle finds out whether the token of a slot has ended. If so, the slot is
 // removed; else its expiry is known from now on.
 func (c *caps) settle(ctx context.Context, storage logical.Storage, role string, n *counter, id string, expiry expiryOf) error {
-	n.mu.Lock()
-	s := n.slots[id]
-	n.mu.Unlock()
-	if s == nil {
+	seen := n.look(id)
+	if seen == nil {
 		return nil // released meanwhile, or to be loaded again
 	}
 	expires, err := expiry(ctx, id)
@@ -218,31 +218,52 @@ func (c *caps) settle(ctx context.Context, storage logical.Storage, role string,
 		n.move(id, expires)
 		return nil
 	}
-	return c.free(ctx, storage, role, n, id)
+	return c.free(ctx, storage, role, n, id, seen)
 }
 
-// free removes a slot.
-func (c *caps) free(ctx context.Context, storage logical.Storage, role string, n *counter, id string) error {
+// look returns the expiry of a slot as it is known now, nil if there is none.
+func (n *counter) look(id string) *time.Time {
 	n.mu.Lock()
-	s := n.slots[id]
-	n.mu.Unlock()
-	if s == nil {
-		return nil
+	defer n.mu.Unlock()
+	if s := n.slots[id]; s != nil {
+		expires := s.expires
+		return &expires
 	}
-	if err := c.entries.Delete(ctx, storage, role+"/"+s.name); err != nil {
-		return err
-	}
-	n.drop(id)
 	return nil
 }
 
-func (n *counter) drop(id string) {
+// free removes a slot, unless it is busy, or its token was renewed since the
+// caller has seen when it expires (nil: whatever was seen).
+func (c *caps) free(ctx context.Context, storage logical.Storage, role string, n *counter, id string, seen *time.Time) error {
+	n.mu.Lock()
+	s := n.slots[id]
+	if s == nil || s.busy || seen != nil && !seen.Equal(s.expires) {
+		n.mu.Unlock()
+		return nil
+	}
+	s.busy = true
+	n.mu.Unlock()
+	err := c.entries.Delete(ctx, storage, role+"/"+s.name)
+	if err != nil {
+		n.settled(id)
+		return err
+	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	delete(n.slots, id)
+	n.note(id)
+	return nil
 }
 
-// move follows the renewal of a token.
+// note keeps what is known of a slot from being replaced by a listing that is
+// under way; n.mu is held.
+func (n *counter) note(id string) {
+	if n.known != nil {
+		n.known[id] = true
+	}
+}
+
+// move says when a token ends, as its record has it.
 func (n *counter) move(id string, expires time.Time) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -252,28 +273,48 @@ func (n *counter) move(id string, expires time.Time) {
 	}
 }
 
-// issued says that the record of a token is written, or has failed for good.
-func (n *counter) issued(id string) {
+// settled says that the record of a token is written, or has failed for good.
+func (n *counter) settled(id string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if s := n.slots[id]; s != nil && s.issuing {
-		s.issuing = false
+	if s := n.slots[id]; s != nil && s.busy {
+		s.busy = false
 		n.push(id, s)
+		n.note(id)
 	}
 }
 
-// release follows the end of a token, or of the attempt to issue it.
+// hold keeps the slot of a token that is to be renewed, until settled. It reports
+// whether the token has one: it may just have expired, and given it to another.
+func (n *counter) hold(id string) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	s := n.slots[id]
+	if s == nil {
+		return !n.loaded // nothing was given away
+	}
+	if s.busy {
+		return false
+	}
+	s.busy = true
+	return true
+}
+
+// release follows the end of a token, or of the attempt to issue it. As every
+// write, it goes on when the caller hangs up.
 func (c *caps) release(ctx context.Context, storage logical.Storage, role, id string) error {
+	ctx, cancel := store.Detach(ctx)
+	defer cancel()
 	n := c.of(role)
-	n.issued(id)
+	n.settled(id)
 	if err := c.load(ctx, storage, role, n); err != nil {
 		return err
 	}
-	return c.free(ctx, storage, role, n, id)
+	return c.free(ctx, storage, role, n, id, nil)
 }
 
-// load lists the slots of a role, unless they are known. Slots whose tokens are
-// being issued stay, listed or not.
+// load lists the slots of a role, unless they are known. Until it has succeeded
+// nobody counts.
 func (c *caps) load(ctx context.Context, storage logical.Storage, role string, n *counter) error {
 	if n.isLoaded() {
 		return nil
@@ -287,16 +328,12 @@ func (c *caps) load(ctx context.Context, storage logical.Storage, role string, n
 	if n.isLoaded() {
 		return nil // by who was before
 	}
-	n.mu.Lock()
-	n.loaded = true // a change from now on makes it false again
-	n.mu.Unlock()
+	changes := n.beginListing()
+	ctx, cancel := store.Detach(ctx) // others wait for it
+	defer cancel()
 	names, err := c.entries.List(ctx, storage, role+"/")
-	if err != nil {
-		n.unload()
-		return err
-	}
-	n.replace(names)
-	return nil
+	n.endListing(names, err == nil, changes)
+	return err
 }
 
 func (n *counter) isLoaded() bool {
@@ -305,14 +342,33 @@ func (n *counter) isLoaded() bool {
 	return n.loaded
 }
 
-func (n *counter) replace(names []string) {
+func (n *counter) beginListing() (changes int) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	listed := map[string]*slotState{}
+	n.known = map[string]bool{}
+	for id, s := range n.slots {
+		if s.busy {
+			n.known[id] = true
+		}
+	}
+	return n.changes
+}
+
+// endListing takes over what was listed, unless another node has changed some of
+// it meanwhile.
+func (n *counter) endListing(names []string, ok bool, changes int) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	known := n.known
+	n.known = nil
+	if !ok || changes != n.changes {
+		return
+	}
+	listed := make(map[string]*slotState, len(names))
 	for _, name := range names {
 		id, expires, ok := parseSlotName(name)
-		if !ok {
-			continue // of a later version: not ours to count
+		if !ok || known[id] {
+			continue // of a later version, so not ours to count; or looked at below
 		}
 		s := n.slots[id]
 		if s == nil {
@@ -320,56 +376,86 @@ func (n *counter) replace(names []string) {
 		}
 		listed[id] = s
 	}
-	for id, s := range n.slots {
-		if s.issuing {
+	for id := range known {
+		if s := n.slots[id]; s != nil {
 			listed[id] = s
 		}
 	}
-	n.slots = listed
+	n.slots, n.loaded = listed, true
 	n.rebuild()
 }
 
 // reconcile removes the slots of a role whose tokens have no record: those that a
-// crash or a fault has left. It skips slots that this process wrote within the
-// last minutes, since a record may still be on its way.
-func (c *caps) reconcile(ctx context.Context, storage logical.Storage, role string, expiry expiryOf) (removed int, err error) {
+// crash or a fault has left. It looks at ids that come after the given one, and
+// returns the last that it looked at. It skips slots that this process wrote
+// within the last minutes, since a record may still be on its way.
+func (c *caps) reconcile(ctx context.Context, storage logical.Storage, role, after string, expiry expiryOf) (removed int, last string, err error) {
 	n := c.of(role)
 	n.unload() // and see what other nodes have left
 	if err := c.load(ctx, storage, role, n); err != nil {
-		return 0, err
+		return 0, after, err
 	}
-	for _, id := range n.settled(c.clock()) {
+	last = after
+	for _, id := range n.idsAfter(after) {
 		if err := ctx.Err(); err != nil {
-			return removed, err
+			return removed, last, err
 		}
-		expires, err := expiry(ctx, id)
+		freed, err := c.reconcileSlot(ctx, storage, role, n, id, expiry)
 		if err != nil {
-			return removed, fmt.Errorf("cap of role %s: %w", role, err)
+			return removed, last, fmt.Errorf("cap of role %s: %w", role, err)
 		}
-		if !expires.IsZero() {
-			n.move(id, expires)
-			continue
+		if freed {
+			removed++
 		}
-		if err := c.free(ctx, storage, role, n, id); err != nil {
-			return removed, err
-		}
-		removed++
+		last = id
 	}
-	return removed, nil
+	return removed, last, nil
+}
+
+func (c *caps) reconcileSlot(ctx context.Context, storage logical.Storage, role string, n *counter, id string, expiry expiryOf) (freed bool, err error) {
+	if !n.isSettled(id, c.clock()) {
+		return false, nil
+	}
+	seen := n.look(id)
+	expires, err := expiry(ctx, id)
+	switch {
+	case errors.Is(err, store.ErrUndecodable):
+		return false, nil // it counts, until somebody removes it
+	case err != nil:
+		return false, err
+	case !expires.IsZero():
+		n.move(id, expires)
+		return false, nil
+	}
+	return true, c.free(ctx, storage, role, n, id, seen)
 }
 
 // settleAfter is how long after its slot a record is surely written, or not.
 const settleAfter = 5 * time.Minute
 
-func (n *counter) settled(now time.Time) []string {
+func (n *counter) idsAfter(after string) []string {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	ids := slices.Collect(maps.Keys(n.slots))
-	return slices.DeleteFunc(ids, func(id string) bool {
-		s := n.slots[id]
-		age := now.Sub(s.written)
-		return s.issuing || !s.written.IsZero() && age >= 0 && age < settleAfter
-	})
+	var ids []string
+	for id := range n.slots {
+		if id > after {
+			ids = append(ids, id)
+		}
+	}
+	slices.Sort(ids)
+	return ids
+}
+
+// isSettled reports whether the slot's record is there by now, or never will be.
+func (n *counter) isSettled(id string, now time.Time) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	s := n.slots[id]
+	if s == nil || s.busy {
+		return false
+	}
+	age := now.Sub(s.written)
+	return s.written.IsZero() || age < 0 || age >= settleAfter
 }
 
 // roleNames lists the roles that have slots.

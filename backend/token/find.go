@@ -34,10 +34,10 @@ const (
 	CheckFail Reason = "check failed"
 )
 
-// found is a presented token after authentication. Either reason is set, or the
-// token is live and one of record and claims is. Of a JWT that has expired, is not
-// valid yet, or is not known to have been issued, reason and claims are: it can be
-// revoked.
+// found is a presented token after authentication: genuine if one of record and
+// claims is set, and live if reason is not. What is genuine can be revoked, live or
+// not: the clock may be wrong, and what is revoked in memory may not be so in the
+// storage.
 type found struct {
 	reason Reason
 	record *Record
@@ -71,7 +71,7 @@ func (t *Tokens) findOpaque(ctx context.Context, storage logical.Storage, text s
 	case !record.matches(opaque):
 		return found{reason: Unknown}, nil
 	case !record.Live(t.clock()):
-		return found{reason: Expired}, nil
+		return found{reason: Expired, record: record}, nil
 	}
 	return found{record: record}, nil
 }
@@ -92,7 +92,7 @@ func (t *Tokens) findJWT(ctx context.Context, storage logical.Storage, text stri
 	case err != nil:
 		return found{}, err
 	case status == statuslist.Revoked:
-		return found{reason: Revoked}, nil
+		reason = Revoked
 	case status == statuslist.NotGiven:
 		reason = NotGiven
 	case now < claims.NotBefore:

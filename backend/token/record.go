@@ -120,7 +120,7 @@ func (r *records) add(ctx context.Context, storage logical.Storage, record *Reco
 	if err := r.caps.take(ctx, storage, record, maxTokens, r.expiry(storage)); err != nil {
 		return err
 	}
-	defer r.caps.of(record.Role).issued(record.ID)
+	defer r.caps.of(record.Role).settled(record.ID)
 	err := r.Put(ctx, storage, record.ID, record)
 	if err == nil {
 		return nil
@@ -133,11 +133,20 @@ func (r *records) add(ctx context.Context, storage logical.Storage, record *Reco
 	return err
 }
 
-// update writes a changed record.
+// update writes a renewed record. A token that has just expired may have given its
+// slot to another one; it then is not renewed.
 func (r *records) update(ctx context.Context, storage logical.Storage, record *Record) error {
+	if !record.Capped {
+		return r.Put(ctx, storage, record.ID, record)
+	}
+	n := r.caps.of(record.Role)
+	if !n.hold(record.ID) {
+		return errEnded
+	}
+	defer n.settled(record.ID)
 	err := r.Put(ctx, storage, record.ID, record)
-	if err == nil && record.Capped {
-		r.caps.of(record.Role).move(record.ID, record.ExpiresAt)
+	if err == nil {
+		n.move(record.ID, record.ExpiresAt)
 	}
 	return err
 }

@@ -21,6 +21,8 @@ type Renewed struct {
 	MaxTTL time.Duration // since issue; zero: the mount's
 }
 
+var errEnded = usererror.Field("lease_id", "the token was revoked or has expired; request a new one")
+
 // Renew extends an opaque token by increment (zero: the role's TTL), within the
 // role's maximum as it is now. It never widens what the token may do, and refuses
 // if the role would no longer issue such a token.
@@ -31,7 +33,7 @@ func (t *Tokens) Renew(ctx context.Context, storage logical.Storage, id string, 
 		return nil, err
 	}
 	if record == nil || !record.Live(t.clock()) {
-		return nil, usererror.Field("lease_id", "the token was revoked or has expired; request a new one")
+		return nil, errEnded
 	}
 	r, err := t.roles.Get(ctx, storage, record.Role)
 	if err != nil {

@@ -35,23 +35,30 @@ func (t *Tokens) RevokeOpaque(ctx context.Context, storage logical.Storage, id, 
 	}
 	defer t.records.Lock(id)()
 	record, err := t.records.Get(ctx, storage, id)
+	ended := &Ended{ID: id, Role: role}
 	switch {
-	case err != nil: // unreadable or undecodable: it must go all the same
-		ended := &Ended{ID: id, Role: role}
-		if err := t.records.Delete(ctx, storage, id); err != nil {
-			t.unconfirmed.add(ended)
-			return nil, err
-		}
-		return ended, t.freeSlot(ctx, storage, id, role)
-	case record == nil:
+	case err == nil && record == nil:
 		// A try before may have removed the record, and no more.
+		again := t.unconfirmed.take(id)
+		if again != nil {
+			role = again.Role
+		}
 		if err := t.freeSlot(ctx, storage, id, role); err != nil {
+			if again != nil {
+				t.unconfirmed.add(again)
+			}
 			return nil, err
 		}
-		return t.unconfirmed.take(id), nil
+		return again, nil
+	case err != nil: // unreadable or undecodable: it must go all the same
+		if err = t.records.Delete(ctx, storage, id); err == nil {
+			err = t.freeSlot(ctx, storage, id, role)
+		}
+	default:
+		ended = record.ended(t.clock())
+		err = t.records.remove(ctx, storage, record)
 	}
-	ended := record.ended(t.clock())
-	if err := t.records.remove(ctx, storage, record); err != nil {
+	if err != nil {
 		t.unconfirmed.add(ended)
 		return nil, err
 	}
@@ -121,7 +128,7 @@ func (t *Tokens) RevokeJWT(ctx context.Context, storage logical.Storage, lease J
 	}
 	_, status, err := t.lists.Status(ctx, storage, lease.Ref)
 	switch {
-	case past >= clockSlack && past < clockTrust && (err != nil || status == statuslist.Valid):
+	case past >= clockSlack && past < clockTrust && (err != nil || status != statuslist.NotGiven):
 		return t.revokeJWT(ctx, storage, lease)
 	case err != nil || status == statuslist.Revoked:
 		return nil, nil // an expired token needs nothing, even if the storage fails
@@ -148,12 +155,18 @@ func (t *Tokens) RevokePossessed(ctx context.Context, storage logical.Storage, t
 		return t.RevokeOpaque(ctx, storage, presented.record.ID, presented.record.Role)
 	case presented.claims == nil:
 		return nil, nil
-	default:
-		return t.revokeJWT(ctx, storage, JWTLease{
-			ID:        presented.claims.ID,
-			Role:      presented.role,
-			Ref:       presented.ref,
-			ExpiresAt: time.Unix(presented.claims.ExpiresAt, 0),
-		})
 	}
+	if presented.reason == Expired {
+		// This clock may be ahead; but where there is no list there is no token.
+		_, status, err := t.lists.Status(ctx, storage, presented.ref)
+		if err != nil || status == statuslist.NotGiven {
+			return nil, err
+		}
+	}
+	return t.revokeJWT(ctx, storage, JWTLease{
+		ID:        presented.claims.ID,
+		Role:      presented.role,
+		Ref:       presented.ref,
+		ExpiresAt: time.Unix(presented.claims.ExpiresAt, 0),
+	})
 }

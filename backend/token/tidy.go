@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/hashicorp/vault/sdk/logical"
@@ -25,7 +26,31 @@ const (
 // tidying is the pass over all records that is under way, or the last one.
 type tidying struct {
 	entries store.Entries[pass]
-	pass    *pass // nil before it was read
+	running sync.Mutex // one run at a time
+
+	mu   sync.Mutex
+	pass *pass // nil before it was read
+}
+
+// invalidate follows the change of a storage key elsewhere.
+func (t *tidying) invalidate(key string) bool {
+	ours := key == passPrefix+passName
+	if ours {
+		t.set(nil)
+	}
+	return ours
+}
+
+func (t *tidying) set(p *pass) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.pass = p
+}
+
+func (t *tidying) get() *pass {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.pass
 }
 
 // pass is where a pass over all records stands. It is stored, so that a process
@@ -34,7 +59,8 @@ type pass struct {
 	StartedAt  time.Time `json:"started_at"`
 	FinishedAt time.Time `json:"finished_at,omitzero"` // zero: under way
 	Shard      int       `json:"shard"`                // of the records; then the caps
-	After      string    `json:"after"`                // the last name that was looked at
+	Role       string    `json:"role,omitempty"`       // of the caps
+	After      string    `json:"after"`                // the last id that was looked at
 	Looked     int       `json:"looked"`
 	Removed    int       `json:"removed"`
 	Slots      int       `json:"slots"` // of caps, removed
@@ -56,6 +82,10 @@ type TidyResult struct {
 // It removes those of tokens that expired longer than margin ago, and slots of
 // caps without a record. It keeps its place in the storage.
 func (t *Tokens) Tidy(ctx context.Context, storage logical.Storage, margin time.Duration) (*TidyResult, error) {
+	if !t.tidying.running.TryLock() {
+		return &TidyResult{}, nil
+	}
+	defer t.tidying.running.Unlock()
 	p, err := t.currentPass(ctx, storage)
 	if err != nil || p == nil {
 		return &TidyResult{}, err
@@ -63,7 +93,7 @@ func (t *Tokens) Tidy(ctx context.Context, storage logical.Storage, margin time.
 	run := &tidyRun{tokens: t, storage: storage, margin: margin, pass: p}
 	run.records(ctx)
 	run.caps(ctx)
-	t.tidying.pass = p
+	t.tidying.set(p)
 	if err := t.tidying.entries.Put(ctx, storage, passName, p); err != nil {
 		run.failed = append(run.failed, err)
 	}
@@ -73,15 +103,17 @@ func (t *Tokens) Tidy(ctx context.Context, storage logical.Storage, margin time.
 // currentPass returns the pass under way, or a new one if it is time for one, or
 // nil.
 func (t *Tokens) currentPass(ctx context.Context, storage logical.Storage) (*pass, error) {
-	if t.tidying.pass == nil {
+	p := t.tidying.get()
+	if p == nil {
 		stored, err := t.tidying.entries.Read(ctx, storage, passName)
 		if err != nil && !errors.Is(err, store.ErrUndecodable) {
 			return nil, err
 		}
-		t.tidying.pass = stored
+		p = stored
+		t.tidying.set(p)
 	}
 	now := t.clock()
-	if p := t.tidying.pass; p != nil {
+	if p != nil && p.Shard >= 0 && p.Shard <= len(shards) {
 		age := now.Sub(p.StartedAt)
 		if p.FinishedAt.IsZero() && age >= 0 {
 			changed := *p
@@ -110,20 +142,25 @@ func (r *tidyRun) stop(ctx context.Context) bool {
 	return ctx.Err() != nil || r.inARow >= maxFailures || len(r.expired) >= maxRemovals
 }
 
-// fail notes a failure. A storage that is down must not make thousands of lines.
-func (r *tidyRun) fail(err error) {
+// failUnlessOver notes a failure, or reports that the run's time is over, which is
+// none. A storage that is down must not make thousands of lines.
+func (r *tidyRun) failUnlessOver(ctx context.Context, err error) (over bool) {
+	if ctx.Err() != nil {
+		return true
+	}
 	r.pass.Failed++
 	r.inARow++
 	if len(r.failed) < maxFailures {
 		r.failed = append(r.failed, err)
 	}
+	return false
 }
 
 func (r *tidyRun) records(ctx context.Context) {
 	for r.pass.Shard < len(shards) && !r.stop(ctx) {
 		ids, err := r.tokens.records.List(ctx, r.storage, shards[r.pass.Shard:r.pass.Shard+1]+"/")
 		if err != nil {
-			r.fail(err)
+			r.failUnlessOver(ctx, err)
 			return
 		}
 		slices.Sort(ids)
@@ -135,10 +172,10 @@ func (r *tidyRun) records(ctx context.Context) {
 			if r.stop(ctx) {
 				return
 			}
-			if err := r.record(ctx, id); err != nil {
-				r.fail(fmt.Errorf("tidy token %s: %w", id, err))
-			} else {
+			if err := r.record(ctx, id); err == nil {
 				r.inARow = 0
+			} else if r.failUnlessOver(ctx, fmt.Errorf("tidy token %s: %w", id, err)) {
+				return // the next run begins with this one
 			}
 			r.pass.Looked++
 			r.pass.After = id
@@ -176,26 +213,28 @@ func (r *tidyRun) caps(ctx context.Context) {
 	}
 	roles, err := r.tokens.records.caps.roleNames(ctx, r.storage)
 	if err != nil {
-		r.fail(err)
+		r.failUnlessOver(ctx, err)
 		return
 	}
 	slices.Sort(roles)
 	for _, role := range roles {
-		if role <= r.pass.After {
+		if role < r.pass.Role {
 			continue
+		}
+		if role != r.pass.Role {
+			r.pass.Role, r.pass.After = role, ""
 		}
 		if r.stop(ctx) {
 			return
 		}
-		removed, err := r.tokens.records.caps.reconcile(ctx, r.storage, role, r.tokens.records.expiry(r.storage))
+		removed, last, err := r.tokens.records.caps.reconcile(ctx, r.storage, role, r.pass.After, r.tokens.records.expiry(r.storage))
 		r.pass.Slots += removed
-		if err != nil {
-			r.fail(err)
-			if ctx.Err() != nil {
-				return
-			}
+		r.pass.After = last
+		if err == nil {
+			r.inARow = 0
+		} else if r.failUnlessOver(ctx, err) {
+			return
 		}
-		r.pass.After = role
 	}
 	r.pass.FinishedAt = r.tokens.clock()
 }

@@ -66,7 +66,9 @@ func New(d Dependencies) *Tokens {
 
 // Invalidate drops what is cached of a storage key that changed elsewhere, and
 // reports whether the key is one of a token.
-func (t *Tokens) Invalidate(key string) bool { return t.records.invalidate(key) }
+func (t *Tokens) Invalidate(key string) bool {
+	return t.records.invalidate(key) || t.tidying.invalidate(key)
+}
 
 // Get returns the record of an opaque token by its id, or nil if there is
 // none that is live.

@@ -22,8 +22,6 @@ import (
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/usererror"
 )
 
-const issuer = "https://vault.example.com/v1/tokens"
-
 var caller = template.Caller{EntityID: "entity-1", DisplayName: "approle-billing"}
 
 // fixture is the tokens of a mount on a storage that can fail, at a time that
@@ -36,6 +34,7 @@ type fixture struct {
 	now     time.Time
 	system  logical.StaticSystemView
 	random  io.Reader
+	maxAge  time.Duration // of what is cached; 0 on the node that writes
 }
 
 func newFixture(t *testing.T) *fixture {
@@ -61,9 +60,10 @@ func newFixture(t *testing.T) *fixture {
 // storage.
 func (f *fixture) restart() {
 	clock := func() time.Time { return f.now }
+	maxAge := func() time.Duration { return f.maxAge }
 	f.Tokens = New(Dependencies{
-		Config: config.NewStore(), Roles: role.NewStore(), Keys: keyring.New(clock), Lists: statuslist.New(clock, f.random),
-		System: f.system, Clock: clock, Random: f.random,
+		Config: config.NewStore(), Roles: role.NewStore(), Keys: keyring.New(clock), Lists: statuslist.New(clock, f.random, maxAge),
+		System: f.system, Clock: clock, Random: f.random, MaxAge: maxAge,
 	})
 }
 
@@ -133,7 +133,7 @@ func (f *fixture) active(issued *Issued) bool {
 // revoke does what the end of the token's lease does.
 func (f *fixture) revoke(issued *Issued) (*Ended, error) {
 	if issued.TokenType.Opaque() {
-		return f.RevokeOpaque(f.ctx, f.storage, issued.ID)
+		return f.RevokeOpaque(f.ctx, f.storage, issued.ID, issued.Role)
 	}
 	return f.RevokeJWT(f.ctx, f.storage, JWTLease{ID: issued.ID, Role: issued.Role, Ref: issued.Ref, ExpiresAt: issued.ExpiresAt})
 }
@@ -211,7 +211,7 @@ func TestList(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := f.RevokeOpaque(f.ctx, f.storage, first[0]); err != nil {
+	if _, err := f.RevokeOpaque(f.ctx, f.storage, first[0], ""); err != nil {
 		t.Fatal(err)
 	}
 	if page, _, err := f.List(f.ctx, f.storage, first[0], 1); err != nil || page[0] != first[1] {
@@ -220,73 +220,6 @@ func TestList(t *testing.T) {
 	f.storage.Before(storetest.Fail(recordPrefix+"z/", storetest.List))
 	if ids, _, err := f.List(f.ctx, f.storage, "", 1000); err == nil {
 		t.Errorf("listed %d tokens of a storage that fails", len(ids))
-	}
-}
-
-// tidyAll runs as often as it takes to visit every token.
-func (f *fixture) tidyAll() (expired []*Ended, failed error) {
-	for run := range len(shards) {
-		ended, err := f.Tidy(f.ctx, f.storage, run)
-		expired, failed = append(expired, ended...), errors.Join(failed, err)
-	}
-	return expired, failed
-}
-
-func TestTidy(t *testing.T) {
-	f := newFixture(t)
-	live := f.issue("api_key")
-	want := map[string]bool{}
-	for range 20 {
-		want[f.issue("bearer").ID] = true
-	}
-	f.now = f.now.Add(time.Hour - time.Second)
-	if expired, err := f.tidyAll(); len(expired) != 0 || err != nil {
-		t.Errorf("removed live tokens: %v, %v", expired, err)
-	}
-	f.now = f.now.Add(time.Second)
-	expired, err := f.tidyAll()
-	if err != nil || len(expired) != len(want) {
-		t.Errorf("removed %d, %v", len(expired), err)
-	}
-	for _, ended := range expired {
-		if !want[ended.ID] || !ended.Expired || ended.Role != "bearer" || ended.TokenType != role.Bearer {
-			t.Errorf("removed %+v", ended)
-		}
-	}
-	if ids, _, err := f.List(f.ctx, f.storage, "", 1000); err != nil || len(ids) != 1 || ids[0] != live.ID {
-		t.Errorf("left are %v, %v", ids, err)
-	}
-}
-
-// One token that cannot be read or removed does not keep the others, and is
-// removed by a later run.
-func TestTidyOnFaults(t *testing.T) {
-	for _, op := range []storetest.Op{storetest.Get, storetest.Delete} {
-		t.Run(string(op), func(t *testing.T) {
-			f := newFixture(t)
-			for range 20 {
-				f.issue("bearer")
-			}
-			bad := f.issue("bearer").ID
-			f.now = f.now.Add(2 * time.Hour)
-			f.storage.Before(storetest.Fail(recordPrefix+shardOf(bad)+"/"+bad, op))
-			expired, err := f.tidyAll()
-			if !errors.Is(err, storetest.ErrInjected) || len(expired) != 20 {
-				t.Errorf("removed %d, %v", len(expired), err)
-			}
-			f.storage.Heal()
-			if expired, err := f.tidyAll(); err != nil || len(expired) != 1 || expired[0].ID != bad {
-				t.Errorf("then removed %v, %v", expired, err)
-			}
-		})
-	}
-	f := newFixture(t)
-	f.issue("bearer")
-	f.now = f.now.Add(2 * time.Hour)
-	for run := range len(shards) {
-		if expired, _ := f.Tidy(cancelled(), f.storage, run); len(expired) != 0 {
-			t.Errorf("removed %v for a caller that is gone", expired)
-		}
 	}
 }
 
@@ -319,7 +252,7 @@ func TestInvalidate(t *testing.T) {
 	f := newFixture(t)
 	issued := f.issue("bearer")
 	for key, ours := range map[string]bool{
-		"token/a/b": true, "cap/role/id": true, "role/bearer": false, "list/a": false, "key/a": false, "config/config": false,
+		"token/a/b": true, "cap/role/id": true, "tidy/tokens": true, "tidy/x": false, "role/bearer": false, "list/a": false, "key/a": false, "config/config": false,
 	} {
 		if got := f.Invalidate(key); got != ours {
 			t.Errorf("Invalidate(%q) = %v", key, got)
@@ -359,3 +292,8 @@ func TestSecretIsNowhere(t *testing.T) {
 		}
 	}
 }
+
+const (
+	issuer = "https://vault.example.com/v1/tokens"
+	margin = 24 * time.Hour
+)
