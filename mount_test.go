@@ -337,14 +337,8 @@ func (m *mount) decodeStatusList(body, uri string) map[int]bool {
 	if err != nil {
 		m.t.Fatal(err)
 	}
-	// What was never given out reads as revoked: the end of the list, all in one.
-	given := list.Len()
-	for status, _ := list.Get(given - 1); given > 0 && status != format.StatusValid; {
-		given--
-		status, _ = list.Get(given - 1)
-	}
 	revoked := map[int]bool{}
-	for i := range given {
+	for i := range list.Len() {
 		if status, _ := list.Get(i); status != format.StatusValid {
 			revoked[i] = true
 		}

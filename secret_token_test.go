@@ -36,6 +36,14 @@ func TestFailedWrites(t *testing.T) {
 				}
 			}
 			m.storage.Heal()
+			// A write that failed may have taken effect. So a JWT, whose revocation is
+			// in memory, is not called active before that is known.
+			if kind == "jwt" && m.active(token) {
+				t.Error("active, although its revocation may have taken effect")
+			}
+			if kind == "jwt" {
+				m.restart()
+			}
 			if !m.active(token) {
 				t.Error("inactive, although nothing was revoked")
 			}
@@ -200,7 +208,7 @@ func TestRenew(t *testing.T) {
 func TestLeasesOnFaults(t *testing.T) {
 	for kind, faults := range map[string][]storetest.Hook{
 		"bearer": {unwritten("token/"), storetest.Fail("token/", storetest.Get, storetest.Delete)},
-		"jwt":    {unread("list/"), unread("revoked/"), unwritten("revoked/")},
+		"jwt":    {unwritten("revoked/")}, // which needs nothing to be read
 	} {
 		m := newMount(t).withRoles()
 		issued := m.must(logical.ReadOperation, "creds/"+kind, nil)
@@ -212,6 +220,7 @@ func TestLeasesOnFaults(t *testing.T) {
 			}
 			m.storage.Heal()
 		}
+		m.restart() // until then, what may have been written counts as written
 		if !m.active(issued.Data["token"].(string)) {
 			t.Errorf("%s: inactive, although no revocation was acknowledged", kind)
 		}

@@ -45,7 +45,8 @@ type oldToken struct {
 	Answer json.RawMessage `json:"answer"`
 }
 
-func (t *oldToken) live() bool  { return t.State == "live" }
+func (t *oldToken) live() bool { return t.State == "live" }
+
 func (t *oldToken) isJWT() bool { return strings.Count(t.Token, ".") == 2 }
 
 // secret is the token's lease, as Vault hands it to the engine.
@@ -226,8 +227,20 @@ func (m *oldMount) place(token string) (uri string, index int) {
 	return status["uri"].(string), int(status["idx"].(float64))
 }
 
+// reserved is how many indexes of a list the earlier build may have given out.
+func (m *oldMount) reserved(id string) int {
+	m.t.Helper()
+	var list struct {
+		Reserved int `json:"reserved"`
+	}
+	if err := json.Unmarshal(m.state.Storage["list/"+id], &list); err != nil || list.Reserved == 0 {
+		m.t.Fatal(id, list, err)
+	}
+	return list.Reserved
+}
+
 // statusList verifies the list as anybody can, and returns the indexes that
-// are set in it.
+// are set in it, of those that may have been given out. All others must be.
 func (m *oldMount) statusList(uri string) (set []int) {
 	m.t.Helper()
 	body := m.read("status/" + uri[strings.LastIndexByte(uri, '/')+1:]).(json.RawMessage)
@@ -256,9 +269,14 @@ func (m *oldMount) statusList(uri string) (set []int) {
 	if err != nil {
 		m.t.Fatalf("%s: %v", uri, err)
 	}
+	reserved := m.reserved(uri[strings.LastIndexByte(uri, '/')+1:])
 	for i := range len(bits) * 8 {
-		if bits[i/8]>>(i%8)&1 == 1 {
+		isSet := bits[i/8]>>(i%8)&1 == 1
+		switch {
+		case i < reserved && isSet:
 			set = append(set, i)
+		case i >= reserved && !isSet:
+			m.t.Fatalf("%s: index %d is good, and was never given out", uri, i)
 		}
 	}
 	return set
@@ -560,8 +578,8 @@ func (m *oldMount) checkRetiredKeys() {
 	m.expectUnchanged()
 }
 
-// checkTidyRemoves waits until nothing can be live: what the operator wrote is
-// all that stays.
+// checkTidyRemoves waits until nothing can be live: what the operator wrote, and
+// where tidying stands, is all that stays.
 func (m *oldMount) checkTidyRemoves() {
 	m.t.Helper()
 	m.clock.Advance(100 * 24 * time.Hour)

@@ -31,15 +31,14 @@ type TidyResult struct {
 // tokens leave. A run does some of it, within a bounded time, and the next one goes
 // on. What fails in one part does not keep the others from being done.
 func (e *Engine) Tidy(ctx context.Context, storage logical.Storage) (*TidyResult, error) {
-	c, err := e.Config.Get(ctx, storage)
-	if err != nil {
-		return nil, err
-	}
 	done := &TidyResult{}
-	var errRotate, errReferences, errLists, errTokens error
-	within(ctx, func(ctx context.Context) {
-		done.Rotations, errRotate = e.Keys.RotateDue(ctx, storage, c.PublishedUntil(e.clock()))
-	})
+	var errReferences, errLists, errTokens error
+	c, errRotate := e.Config.Get(ctx, storage)
+	if errRotate == nil {
+		within(ctx, func(ctx context.Context) {
+			done.Rotations, errRotate = e.Keys.RotateDue(ctx, storage, c.PublishedUntil(e.clock()))
+		})
+	}
 	within(ctx, func(ctx context.Context) {
 		errReferences = e.tidyReferences(ctx, storage)
 	})

@@ -228,22 +228,23 @@ func TestTidyDuringRenewal(t *testing.T) {
 	f := newFixture(t)
 	issued := f.issue("bearer")
 	key := f.records.Key(issued.ID)
-	f.now = issued.ExpiresAt
+	f.now = issued.ExpiresAt.Add(margin)
 	f.storage.After(func(op storetest.Op, read string) error {
 		if op == storetest.Get && read == key {
 			f.storage.Heal()
-			f.now = f.now.Add(-time.Second) // the renewal was in time
+			later := f.now
+			f.now = issued.ExpiresAt.Add(-time.Second) // the renewal was in time
 			if _, err := f.Renew(f.ctx, f.storage, issued.ID, 0); err != nil {
 				t.Error(err)
 			}
-			f.now = f.now.Add(time.Second)
+			f.now = later
 		}
 		return nil
 	})
-	if expired, err := f.tidyAll(); len(expired) != 0 || err != nil {
-		t.Errorf("removed %v, %v", expired, err)
+	if done, err := f.Tidy(f.ctx, f.storage, margin); err != nil || len(done.Expired) != 0 {
+		t.Errorf("removed %v, %v", done.Expired, err)
 	}
-	if !f.active(issued) {
+	if f.now = issued.ExpiresAt; !f.active(issued) {
 		t.Error("inactive after a renewal in time")
 	}
 }
