@@ -42,8 +42,8 @@ TEXT
 # must not appear in clear. So no field of a request that carries a token
 # (introspect: client_ip, required_scopes, audience) is listed, nor `token_id`
 # and `role`, which no body needs. The responses show what was granted.
-request_keys="token_type allowed_scopes default_scopes scopes audiences ttl max_ttl not_before_leeway generate_lease max_tokens prefix bound_cidrs algorithm issuer"
-response_keys="token_id token_type role scope scopes audience aud client_id iss jti kid issued_at expires_at allowed_scopes default_scopes audiences prefix bound_cidrs algorithm issuer"
+request_keys="token_type allowed_scopes allowed_audiences allowed_metadata standby_introspection default_scopes scopes audiences ttl max_ttl not_before_leeway generate_lease max_tokens prefix bound_cidrs algorithm issuer"
+response_keys="token_id token_type role scope scopes audience aud client_id iss jti kid issued_at expires_at allowed_scopes allowed_audiences allowed_metadata default_scopes audiences standby_introspection prefix bound_cidrs algorithm issuer"
 
 # Keys whose value is a secret in some request or response.
 secret_keys="token http_raw_body"

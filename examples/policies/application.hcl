@@ -1,6 +1,7 @@
 # An application that needs tokens for the orders API: it gets, renews and revokes
 # its own. `read` issues with the role's defaults, `update` lets it narrow scopes,
-# lifetime and audience.
+# lifetime and audience, bind the token to a key, and add the metadata that the
+# role allows.
 path "tokens/creds/orders-*" {
   capabilities = ["read", "update"]
 }
