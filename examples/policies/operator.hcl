@@ -12,6 +12,7 @@ path "tokens/roles/*" {
 path "tokens/keys" {
   capabilities = ["list"]
 }
+# Includes keys/<name>/rotate-emergency, which ends all tokens of a key.
 path "tokens/keys/*" {
   capabilities = ["create", "read", "update", "delete", "list"]
 }
