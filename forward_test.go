@@ -52,8 +52,11 @@ var forwarding = map[string]map[logical.Operation]struct{ who, why string }{
 	"keys/(?P<name>[^/]+)/rotate": {
 		logical.UpdateOperation: {activeNode, "writes"},
 	},
+	"keys/(?P<name>[^/]+)/rotate-emergency": {
+		logical.UpdateOperation: {activeNode, "writes"},
+	},
 	"keys/(?P<name>.+)": {
-		logical.ReadOperation:   {anyNode, "has public halves, as jwks; introspection, which decides, knows what was dropped"},
+		logical.ReadOperation:   {activeNode, "last_error says why a key cannot sign or be rotated, which only the node that does so knows"},
 		logical.CreateOperation: {activeNode, "writes"},
 		logical.UpdateOperation: {activeNode, "writes"},
 		logical.DeleteOperation: {activeNode, "writes"},

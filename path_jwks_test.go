@@ -72,7 +72,7 @@ func TestJWKS(t *testing.T) {
 	m.withRoles()
 	before, tag := m.raw("jwks", "application/jwk-set+json", 4*time.Minute, 5*time.Minute)
 	m.notModified("jwks", tag)
-	m.must(logical.UpdateOperation, "keys/default/rotate", nil)
+	m.must(logical.UpdateOperation, "keys/default/rotate", map[string]any{"force": true})
 	after, _ := m.raw("jwks", "application/jwk-set+json", 4*time.Minute, 5*time.Minute)
 	if after == before {
 		t.Error("the same after a rotation")

@@ -418,6 +418,8 @@ func TestKeys(t *testing.T) {
 		{operation: logical.DeleteOperation, path: "keys/a/b", refused: "name"},
 		{operation: logical.UpdateOperation, path: "keys/K", data: map[string]any{"algorithm": "ES256"}, refused: "algorithm"},
 		{operation: logical.UpdateOperation, path: "keys/never/rotate", refused: "name"},
+		{operation: logical.UpdateOperation, path: "keys/never/rotate-emergency", refused: "name"},
+		{operation: logical.UpdateOperation, path: "keys/K/rotate", refused: "force"}, // the next version is young
 		{operation: logical.UpdateOperation, path: "keys/K/rotate", data: map[string]any{"emergency": "yes"}, refused: "emergency"},
 		{operation: logical.DeleteOperation, path: "keys/default", refused: "name"}, // which a role names
 	})
@@ -446,7 +448,7 @@ func TestKeys(t *testing.T) {
 		}
 	}
 
-	rotated := m.must(logical.UpdateOperation, "keys/K/rotate", nil).Data
+	rotated := m.must(logical.UpdateOperation, "keys/K/rotate", map[string]any{"force": true}).Data
 	versions = m.must(logical.ReadOperation, "keys/K", nil).Data["versions"].([]map[string]any)
 	if want := map[string]any{
 		"retired": versions[0]["kid"], "kid": versions[1]["kid"], "next_kid": versions[2]["kid"], "dropped": []string{}, "not_after": versions[0]["not_after"],
@@ -469,9 +471,9 @@ func TestKeysOnFaults(t *testing.T) {
 	m.fails(logical.ReadOperation, "keys/default", nil, unread("key/"))
 	m.fails(logical.CreateOperation, "keys/k", nil, unread("key/"), unwritten("key/"))
 	m.fails(logical.UpdateOperation, "keys/k", map[string]any{"allowed_roles": ""}, unread("key/"), unwritten("key/"))
-	m.fails(logical.UpdateOperation, "keys/k/rotate", nil, unread("key/"), unread("config/"), unwritten("key/"))
-	m.fails(logical.UpdateOperation, "keys/k/rotate", map[string]any{"emergency": true}, unread("key/"), unwritten("key/"))
-	m.fails(logical.DeleteOperation, "keys/k", nil, unread("role/"), unread("key/"), unwritten("key/"))
+	m.fails(logical.UpdateOperation, "keys/k/rotate", map[string]any{"force": true}, unread("key/"), unread("signed/"), unread("config/"), unwritten("key/"))
+	m.fails(logical.UpdateOperation, "keys/k/rotate-emergency", nil, unread("key/"), unwritten("key/"))
+	m.fails(logical.DeleteOperation, "keys/k", nil, unread("role/"), unread("key/"), unread("signed/"), unread("keyuse/"), unwritten("key/"))
 	for text, want := range map[string]int{"key created: key=k": 1, "key written: key=k": 1, "key rotated: key=k": 2, "key deleted: key=k": 1} {
 		if n := strings.Count(m.log.String(), text); n != want {
 			t.Errorf("%q is in the log %d times, want %d", text, n, want)

@@ -132,15 +132,20 @@ func (k *Keyring) unindex(key *Key) {
 }
 
 // load returns a key, from memory if it is there, or nil if there is none. All who
-// ask for it at the time share one read of the storage.
+// ask for it at the time share one read of the storage; who is gone already begins
+// none.
 func (k *Keyring) load(ctx context.Context, storage logical.Storage, name string) (*Key, error) {
 	k.mu.Lock()
 	s := k.slots[name]
+	if s == nil && k.listed {
+		k.mu.Unlock()
+		return nil, nil
+	}
+	if err := ctx.Err(); err != nil && (s == nil || !s.loaded && s.done == nil) {
+		k.mu.Unlock()
+		return nil, err
+	}
 	if s == nil {
-		if k.listed {
-			k.mu.Unlock()
-			return nil, nil
-		}
 		s = &slot{}
 		k.slots[name] = s
 	}

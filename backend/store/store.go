@@ -78,7 +78,7 @@ func (s *Store[V]) Lock(name string) (unlock func()) {
 
 // Get returns the value, or nil if there is none. It reads the storage at most
 // once, together with all who ask for the name at the time, and not at all when
-// the answer is cached.
+// the answer is cached. Who is gone already begins no read.
 func (s *Store[V]) Get(ctx context.Context, storage logical.Storage, name string) (*V, error) {
 	s.mu.Lock()
 	if value, ok := s.known(name); ok {
@@ -93,6 +93,10 @@ func (s *Store[V]) Get(ctx context.Context, storage logical.Storage, name string
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		}
+	}
+	if err := ctx.Err(); err != nil {
+		s.mu.Unlock()
+		return nil, err
 	}
 	this := &load[V]{done: make(chan struct{}), err: errors.New("reading the storage panicked")}
 	s.loading[name] = this
