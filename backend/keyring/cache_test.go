@@ -262,7 +262,7 @@ func TestSlowWriteHoldsUpOneKey(t *testing.T) {
 	f.write("slow", Settings{})
 	f.write("other", Settings{})
 	signed := f.sign("slow", time.Hour)
-	var reached, release = make(chan struct{}), make(chan struct{})
+	reached, release := make(chan struct{}), make(chan struct{})
 	var once sync.Once
 	f.storage.Before(func(op storetest.Op, key string) error {
 		if op == storetest.Put && key == "key/slow" {

@@ -467,19 +467,6 @@ func (c *caps) roleNames(ctx context.Context, storage logical.Storage) ([]string
 	return folders, err
 }
 
-// count returns how many slots are known to be taken, over all roles.
-func (c *caps) count() int {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	total := 0
-	for _, n := range c.roles {
-		n.mu.Lock()
-		total += len(n.slots)
-		n.mu.Unlock()
-	}
-	return total
-}
-
 // expiries is a heap of expiries, the earliest first.
 type expiries []expiryItem
 
