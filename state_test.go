@@ -231,12 +231,18 @@ func (m *oldMount) place(token string) (uri string, index int) {
 func (m *oldMount) reserved(id string) int {
 	m.t.Helper()
 	var list struct {
-		Reserved int `json:"reserved"`
+		Reserved int      `json:"reserved"` // of format 0
+		Blocks   [][2]int `json:"blocks"`   // role and size
 	}
-	if err := json.Unmarshal(m.state.Storage["list/"+id], &list); err != nil || list.Reserved == 0 {
+	err := json.Unmarshal(m.state.Storage["list/"+id], &list)
+	reserved := list.Reserved
+	for _, block := range list.Blocks {
+		reserved += block[1]
+	}
+	if err != nil || reserved == 0 {
 		m.t.Fatal(id, list, err)
 	}
-	return list.Reserved
+	return reserved
 }
 
 // statusList verifies the list as anybody can, and returns the indexes that
@@ -592,7 +598,7 @@ func (m *oldMount) checkTidyRemoves() {
 		m.t.Fatal(err)
 	}
 	for _, key := range keys {
-		if folder, _, _ := strings.Cut(key, "/"); !slices.Contains([]string{"config", "key", "keyuse", "role", "tidy"}, folder) {
+		if folder, _, _ := strings.Cut(key, "/"); !slices.Contains([]string{"config", "instance", "key", "keyuse", "role", "signed", "tidy"}, folder) {
 			m.t.Errorf("%s is left", key)
 		}
 	}
