@@ -93,18 +93,24 @@ func (k *Keyring) Get(ctx context.Context, storage logical.Storage, name string)
 // Published returns the version with this kid, or nil if it is not, or no longer,
 // published.
 func (k *Keyring) Published(ctx context.Context, storage logical.Storage, id string) (*Version, error) {
-	v := k.byKID(id)
-	if v == nil {
-		// Perhaps of a key that is not in memory.
-		if _, err := k.loadAll(ctx, storage); err != nil {
-			return nil, err
-		}
-		v = k.byKID(id)
-	}
-	if v == nil || v.Expired(k.clock()) {
-		return nil, nil
+	v, err := k.Stored(ctx, storage, id)
+	if err != nil || v == nil || v.Expired(k.clock()) {
+		return nil, err
 	}
 	return v, nil
+}
+
+// Stored is like Published, and also returns a version that by this clock is no
+// longer published, but is still there.
+func (k *Keyring) Stored(ctx context.Context, storage logical.Storage, id string) (*Version, error) {
+	if v := k.byKID(id); v != nil {
+		return v, nil
+	}
+	// Perhaps of a key that is not in memory.
+	if _, err := k.loadAll(ctx, storage); err != nil {
+		return nil, err
+	}
+	return k.byKID(id), nil
 }
 
 func (k *Keyring) byKID(id string) *Version {

@@ -449,7 +449,7 @@ func (l *Lists) exists(ctx context.Context, storage logical.Storage, id string) 
 	}
 	ctx, cancel := store.Detach(ctx) // others wait for it
 	defer cancel()
-	_, err := l.listIDs(ctx, storage)
+	err := l.listIDs(ctx, storage)
 	known, _ := l.isKnown(id)
 	return known, err
 }
@@ -461,12 +461,12 @@ func (l *Lists) isKnown(id string) (known, fresh bool) {
 	return l.known[id] != nil, l.known != nil && age >= 0 && age < relistAfter
 }
 
-// listIDs returns the ids of all lists. Ids that became known during the listing
-// stay known.
-func (l *Lists) listIDs(ctx context.Context, storage logical.Storage) ([]string, error) {
+// listIDs makes the ids of all lists known. Ids that became known during the
+// listing stay known.
+func (l *Lists) listIDs(ctx context.Context, storage logical.Storage) error {
 	ids, err := l.entries.List(ctx, storage, "")
 	if err != nil {
-		return nil, err
+		return err
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -479,7 +479,7 @@ func (l *Lists) listIDs(ctx context.Context, storage logical.Storage) ([]string,
 		}
 	}
 	l.knownAt = l.clock()
-	return ids, nil
+	return nil
 }
 
 // read loads a list from the storage: two operations. The revocations come first:

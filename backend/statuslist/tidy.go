@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"time"
 
@@ -30,10 +32,10 @@ type Tidied struct{ Lists, Revocations int }
 // elsewhere. What cannot be removed concerns that list alone.
 func (l *Lists) Tidy(ctx context.Context, storage logical.Storage, margin time.Duration) (Tidied, error) {
 	var done Tidied
-	ids, err := l.listIDs(ctx, storage)
-	if err != nil {
+	if err := l.listIDs(ctx, storage); err != nil {
 		return done, err
 	}
+	ids := l.knownIDs() // with those that were removed without a reply
 	rand.Shuffle(len(ids), func(i, j int) { ids[i], ids[j] = ids[j], ids[i] })
 	var failed []error
 	inARow := 0
@@ -118,13 +120,18 @@ func (l *Lists) remove(ctx context.Context, storage logical.Storage, id string, 
 		return nil // a token is joining it just now; the next run looks again
 	}
 	defer release()
-	err := l.entries.Delete(ctx, storage, id)
-	l.drop(id) // on an error too: if it is still there, it will be listed again
-	if err != nil {
-		return err
+	if err := l.entries.Delete(ctx, storage, id); err != nil {
+		return err // it may be gone or not; the next run looks
 	}
+	l.drop(id)
 	done.Lists++
 	return l.removeRevocations(ctx, storage, id, done, func(string, time.Time) (bool, error) { return true, nil })
+}
+
+func (l *Lists) knownIDs() []string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Collect(maps.Keys(l.known))
 }
 
 // drop forgets that a list exists.

@@ -10,6 +10,7 @@ import (
 
 	"github.com/hashicorp/vault/sdk/logical"
 
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/keyring"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/statuslist"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/store"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/verify/format"
@@ -77,15 +78,18 @@ func (t *Tokens) findOpaque(ctx context.Context, storage logical.Storage, text s
 }
 
 func (t *Tokens) findJWT(ctx context.Context, storage logical.Storage, text string) (found, error) {
-	claims, reason, err := t.verify(ctx, storage, text)
+	claims, signer, reason, err := t.verify(ctx, storage, text)
 	if err != nil || reason != "" {
 		return found{reason: reason}, err
 	}
 	reference := claims.Status.StatusList
 	ref := statuslist.Ref{List: reference.URI[strings.LastIndexByte(reference.URI, '/')+1:], Index: reference.Index}
 	now := t.clock().Unix()
-	if now >= claims.ExpiresAt {
+	switch {
+	case now >= claims.ExpiresAt:
 		return found{reason: Expired, claims: claims, ref: ref}, nil
+	case signer.Expired(t.clock()):
+		return found{reason: Unknown}, nil // it has signed nothing that lives
 	}
 	role, status, err := t.lists.Status(ctx, storage, ref)
 	switch {
@@ -112,53 +116,55 @@ type signature struct {
 }
 
 // verify checks a JWT's type and signature, once: a good signature stays good as
-// long as its key is published. The caller checks the claims.
+// long as its key is there. The caller checks the claims, and whether the key is
+// still published: by a clock that is ahead it may not be, and yet the token has to
+// be revoked.
 //
 // What costs least is looked at first: a forged JWT is refused by its characters,
 // its header or its key, and no claim is decoded before the signature is good.
-func (t *Tokens) verify(ctx context.Context, storage logical.Storage, text string) (*format.Claims, Reason, error) {
+func (t *Tokens) verify(ctx context.Context, storage logical.Storage, text string) (*format.Claims, *keyring.Version, Reason, error) {
 	if strings.ContainsFunc(text, func(c rune) bool { return !isBase64URL(c) && c != '.' }) {
-		return nil, Malformed, nil // the decoder would skip line breaks
+		return nil, nil, Malformed, nil // the decoder would skip line breaks
 	}
 	digest := sha256.Sum256([]byte(text))
 	if known, ok := t.signatures.get(digest); ok {
-		version, err := t.keys.Published(ctx, storage, known.key)
+		version, err := t.keys.Stored(ctx, storage, known.key)
 		if err != nil {
-			return nil, "", err
+			return nil, nil, "", err
 		}
 		if version == nil {
-			return nil, Unknown, nil
+			return nil, nil, Unknown, nil
 		}
-		return known.claims, "", nil
+		return known.claims, version, "", nil
 	}
 	header, rest, _ := strings.Cut(text, ".")
 	payload, mac, _ := strings.Cut(rest, ".")
 	kid, alg, ok := readHeader(header)
 	if !ok {
-		return nil, Malformed, nil
+		return nil, nil, Malformed, nil
 	}
 	// The algorithm is the key's, never the token's choice.
-	version, err := t.keys.Published(ctx, storage, kid)
+	version, err := t.keys.Stored(ctx, storage, kid)
 	if err != nil {
-		return nil, "", err
+		return nil, nil, "", err
 	}
 	if version == nil || version.Method().Alg() != alg {
-		return nil, Unknown, nil
+		return nil, nil, Unknown, nil
 	}
 	bytes, err := base64.RawURLEncoding.Strict().DecodeString(mac)
 	if err != nil {
-		return nil, Malformed, nil
+		return nil, nil, Malformed, nil
 	}
 	if version.Method().Verify(text[:len(text)-len(mac)-1], bytes, version.Public()) != nil {
-		return nil, Unknown, nil
+		return nil, nil, Unknown, nil
 	}
 	claims := &format.Claims{}
 	decoded, err := base64.RawURLEncoding.Strict().DecodeString(payload)
 	if err != nil || json.Unmarshal(decoded, claims) != nil {
-		return nil, Malformed, nil
+		return nil, nil, Malformed, nil
 	}
 	t.signatures.add(digest, signature{claims, kid}, len(text))
-	return claims, "", nil
+	return claims, version, "", nil
 }
 
 // readHeader reads the header of an access token (RFC 9068 §2.1). One with crit

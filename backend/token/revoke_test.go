@@ -8,6 +8,7 @@ import (
 
 	"github.com/hashicorp/vault/sdk/logical"
 
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/role"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/store/storetest"
 )
 
@@ -154,6 +155,31 @@ func TestRevokeWhileClockIsAhead(t *testing.T) {
 				}
 			}
 		}
+	}
+}
+
+// So is that of a JWT whose key has retired, and by that clock is not published any
+// more.
+func TestRevokeWhileClockIsPastTheKey(t *testing.T) {
+	f := newFixture(t)
+	issued := f.issue("jwt")
+	if _, err := f.keys.Rotate(f.ctx, f.storage, role.DefaultKey, true, time.Time{}); err != nil {
+		t.Fatal(err)
+	}
+	right := f.now
+	f.now = f.now.Add(23 * time.Hour)
+	if f.active(issued) {
+		t.Error("active after its expiry")
+	}
+	if _, err := f.RevokePossessed(f.ctx, f.storage, issued.Token); err != nil {
+		t.Fatal(err)
+	}
+	f.now = right
+	for range 2 {
+		if f.active(issued) {
+			t.Error("active once the clock is right")
+		}
+		f.restart()
 	}
 }
 
