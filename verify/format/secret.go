@@ -9,8 +9,9 @@ import (
 
 const redacted = "[redacted]"
 
-// tokenLike matches what is, or is a large part of, an opaque token or a JWT.
-var tokenLike = regexp.MustCompile(`[0-9A-Za-z]{40,}|eyJ[0-9A-Za-z_-]{8,}(\.[0-9A-Za-z_-]*)*`)
+// tokenLike matches what is, or is a large part of, an opaque token or a JWT, and
+// what stands behind it without a gap: the rest of a signature.
+var tokenLike = regexp.MustCompile(`(eyJ[0-9A-Za-z_-]{8,}|[0-9A-Za-z]{40,})[0-9A-Za-z_.-]*`)
 
 // Redact returns text with everything that may be a token replaced.
 func Redact(text string) string { return tokenLike.ReplaceAllString(text, redacted) }
