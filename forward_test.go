@@ -29,6 +29,9 @@ var forwarding = map[string]map[logical.Operation]struct{ who, why string }{
 		logical.PatchOperation:  {activeNode, "writes"},
 		logical.DeleteOperation: {activeNode, "writes"},
 	},
+	"roles/(?P<name>[^/]+)/revoke$": {
+		logical.UpdateOperation: {activeNode, "writes"},
+	},
 	"creds/(?P<role>.+)": {
 		logical.ReadOperation:   {activeNode, "writes a record, or reserves a place in a status list"},
 		logical.UpdateOperation: {activeNode, "writes a record, or reserves a place in a status list"},

@@ -275,6 +275,17 @@ func (l *Lists) Prolong(ctx context.Context, storage logical.Storage, id string,
 	return true, nil
 }
 
+// Until returns until when a list lasts at least, zero if there is none.
+func (l *Lists) Until(ctx context.Context, storage logical.Storage, id string) (time.Time, error) {
+	li, err := l.get(ctx, storage, id)
+	if err != nil || li == nil {
+		return time.Time{}, err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return li.entry.Until, nil
+}
+
 func (l *Lists) lasts(li *list, expires time.Time) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()

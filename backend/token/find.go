@@ -66,15 +66,17 @@ func (t *Tokens) findOpaque(ctx context.Context, storage logical.Storage, text s
 		return found{reason: Malformed}, nil
 	}
 	record, err := t.records.Get(ctx, storage, opaque.ID)
-	switch {
-	case err != nil:
+	if err != nil {
 		return found{}, err
-	case !record.matches(opaque):
-		return found{reason: Unknown}, nil
-	case !record.Live(t.clock()):
-		return found{reason: Expired, record: record}, nil
 	}
-	return found{record: record}, nil
+	if !record.matches(opaque) {
+		return found{reason: Unknown}, nil
+	}
+	reason, err := t.standing(ctx, storage, record)
+	if err != nil {
+		return found{}, err
+	}
+	return found{reason: reason, record: record}, nil
 }
 
 func (t *Tokens) findJWT(ctx context.Context, storage logical.Storage, text string) (found, error) {
