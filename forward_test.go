@@ -73,6 +73,9 @@ var forwarding = map[string]map[logical.Operation]struct{ who, why string }{
 	`\.well-known/oauth-authorization-server`: {
 		logical.ReadOperation: {anyNode, "needs no Vault token; it may be cached for minutes anyway"},
 	},
+	"status": {
+		logical.ReadOperation: {anyNode, "the numbers are of a process: each node has its own"},
+	},
 	"status/(?P<list>.+)": {
 		logical.ReadOperation: {anyNode, "needs no Vault token, and is asked for most; a verifier may use a copy that is as old as its ttl anyway"},
 	},

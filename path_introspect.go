@@ -80,6 +80,7 @@ func (b *tokensBackend) pathIntrospectWrite(ctx context.Context, req *logical.Re
 	if err != nil {
 		return nil, err
 	}
+	b.counts.introspected(answer)
 	if !answer.Active {
 		level := hclog.Info
 		if !answer.Genuine() { // anybody can make these up

@@ -28,8 +28,9 @@ type tidying struct {
 	entries store.Entries[pass]
 	running sync.Mutex // one run at a time
 
-	mu   sync.Mutex
-	pass *pass // nil before it was read
+	mu       sync.Mutex
+	pass     *pass // nil before it was read
+	complete pass  // the last that was seen finished; for Counts
 }
 
 // invalidate follows the change of a storage key elsewhere.
@@ -45,6 +46,9 @@ func (t *tidying) set(p *pass) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.pass = p
+	if p != nil && !p.FinishedAt.IsZero() {
+		t.complete = *p
+	}
 }
 
 func (t *tidying) get() *pass {
