@@ -22,6 +22,9 @@ path "tokens/tokens" {
 path "tokens/tokens/*" {
   capabilities = ["read", "delete", "list"]
 }
+path "tokens/status" {
+  capabilities = ["read"]
+}
 
 # The leases of this mount: list them, revoke one, revoke all of a role. This is
 # for `vault lease revoke` and the API's sys/leases/revoke/<lease_id>; the form with
