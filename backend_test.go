@@ -109,7 +109,13 @@ func TestTidyRemovesExpiredRecordsOnly(t *testing.T) {
 	}
 	m.must(logical.UpdateOperation, "roles/api_key", map[string]any{"ttl": "48h"})
 	kept := m.must(logical.ReadOperation, "creds/api_key", nil)
-	keys := func() []string { return m.must(logical.ListOperation, "tokens/", nil).Data["keys"].([]string) }
+	keys := func() []string {
+		records, err := logical.CollectKeysWithPrefix(context.Background(), m.storage, "token/")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return records
+	}
 	m.clock.Advance(2 * time.Minute)
 	m.periodic()
 	if n := len(keys()); n != 21 {
@@ -117,7 +123,7 @@ func TestTidyRemovesExpiredRecordsOnly(t *testing.T) {
 	}
 	m.clock.Advance(24 * time.Hour)
 	m.periodic()
-	if left := keys(); len(left) != 1 || left[0] != kept.Data["token_id"] {
+	if left := keys(); len(left) != 1 || !strings.HasSuffix(left[0], "/"+kept.Data["token_id"].(string)) {
 		t.Errorf("after tidying: %v, want only %v", left, kept.Data["token_id"])
 	}
 }

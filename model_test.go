@@ -824,10 +824,10 @@ func (c *caller) listTokens(ctx context.Context) error {
 		for _, id := range ids {
 			delete(want, id)
 		}
-		if len(resp.Warnings) == 0 {
+		var more bool
+		if after, more = resp.Data["next"].(string); !more {
 			break
 		}
-		after = ids[len(ids)-1]
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -978,7 +978,8 @@ func (m *model) settle() {
 			continue
 		}
 		live := 0
-		for _, id := range m.must(logical.ListOperation, "tokens/", map[string]any{"limit": 1000}).Data["keys"].([]string) {
+		ids, _ := m.must(logical.ListOperation, "tokens/", map[string]any{"limit": 1000}).Data["keys"].([]string)
+		for _, id := range ids {
 			if resp := m.must(logical.ReadOperation, "tokens/"+id, nil); resp != nil && resp.Data["role"] == name {
 				live++
 			}

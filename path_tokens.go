@@ -2,11 +2,17 @@ package tokens
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"maps"
+	"strings"
+	"time"
 
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
 
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/role"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/store"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/token"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/usererror"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/verify/format"
@@ -24,20 +30,29 @@ func (b *tokensBackend) pathTokens() []*framework.Path {
 		"display_name": field(framework.TypeString, "Display name of the login that asked for the token."),
 		"bound_cidrs":  field(framework.TypeStringSlice, "Networks that the token may be used from."),
 	})
+	pageFields := listFields("Ids of the tokens.")
+	pageFields["key_info"] = field(framework.TypeMap, "Details of each token, by its id.")
+	pageFields["next"] = field(framework.TypeString, "Where the next page goes on, to be given as after; not there on the last page.")
 	return []*framework.Path{
 		{
 			Pattern: "tokens/?$",
 			Fields: map[string]*framework.FieldSchema{
-				"after": {Type: framework.TypeString, Query: true, Description: "Last id of the previous page."},
-				"limit": {Type: framework.TypeInt, Query: true, Description: "Ids on a page, 1 to 1000.", Default: maxPage},
+				"after":          {Type: framework.TypeString, Query: true, Description: "Where to go on: next of the previous page."},
+				"limit":          {Type: framework.TypeInt, Query: true, Description: "Ids on a page, 1 to 1000.", Default: maxPage},
+				"role":           {Type: framework.TypeString, Query: true, Description: "List the tokens of this role only."},
+				"entity_id":      {Type: framework.TypeString, Query: true, Description: "List the tokens that this entity asked for only."},
+				"token_type":     {Type: framework.TypeString, Query: true, Description: "List the tokens of this type only."},
+				"expires_before": {Type: framework.TypeString, Query: true, Description: "List the tokens that expire before this time only (RFC 3339)."},
 			},
 			Operations: map[logical.Operation]framework.OperationHandler{
-				logical.ListOperation: forwarded(b.pathTokensList, "List the ids of opaque tokens, in pages.", finds(listFields("Ids of the tokens."))),
+				logical.ListOperation: forwarded(b.pathTokensList, "List opaque tokens, in pages.", finds(pageFields)),
 			},
-			HelpSynopsis: "List the ids of API keys and bearer tokens, in pages.",
+			HelpSynopsis: "List API keys and bearer tokens, in pages, and filtered.",
 			HelpDescription: `
-A page has at most 1000 ids; ask for the next with after=<last id of this one>.
-The order is stable and means nothing. JWTs have no record and are not listed.`,
+Lists the ids of live tokens, with details in key_info. A page looks at no more
+than 1000 records, whatever matches, so that it may be empty and yet not be the
+last: there is more while it has next, which the next page takes as after. The
+order is stable and means nothing. JWTs have no record and are not listed.`,
 		},
 		{
 			Pattern: "tokens/(?P<id>.+)",
@@ -58,19 +73,107 @@ func (b *tokensBackend) pathTokensList(ctx context.Context, req *logical.Request
 	after, limit := data.Get("after").(string), data.Get("limit").(int)
 	switch {
 	case after != "" && !format.ValidID(after):
-		return nil, usererror.Field("after", "must be a token id: the last one of the previous page")
+		return nil, usererror.Field("after", "must be a token id: next, or the last one, of the previous page")
 	case limit < 1 || limit > maxPage:
 		return nil, usererror.Field("limit", "must be between 1 and %d", maxPage)
 	}
-	ids, more, err := b.engine.Tokens.List(ctx, req.Storage, after, limit)
+	filter, err := tokenFilter(data)
 	if err != nil {
 		return nil, err
 	}
-	resp := logical.ListResponse(ids)
-	if more {
-		resp.AddWarning("there are more tokens; list the next page with after=" + ids[len(ids)-1])
+	page, err := b.engine.Tokens.List(ctx, req.Storage, after, limit, filter)
+	if err != nil {
+		return nil, err
 	}
-	return resp, nil
+	return pageOfTokens(page, filter), nil
+}
+
+// tokenFilter reads the filters of a list. One that is named and empty is most
+// likely a variable that was not set: it must not pass for one that is left out.
+func tokenFilter(data *framework.FieldData) (filter token.Filter, err error) {
+	for _, f := range []struct {
+		name string
+		set  func(value string) error
+	}{
+		{"role", func(value string) error {
+			filter.Role = value
+			return role.ValidateName("role", value)
+		}},
+		{"entity_id", func(value string) error {
+			filter.EntityID = value
+			return nil
+		}},
+		{"token_type", func(value string) (err error) {
+			filter.TokenType, err = role.ParseTokenType(value)
+			return err
+		}},
+		{"expires_before", func(value string) error {
+			before, err := time.Parse(time.RFC3339, value)
+			if err != nil {
+				return usererror.Field("expires_before", "must be a time in RFC 3339, such as 2027-01-31T00:00:00Z; in a URL, + is written %%2B")
+			}
+			filter.ExpiresBefore = &before
+			return nil
+		}},
+	} {
+		switch value := optional[string](data, f.name); {
+		case value == nil:
+		case *value == "":
+			return filter, usererror.Field(f.name, "is empty; say what to list, or leave it out")
+		default:
+			if err := f.set(*value); err != nil {
+				return filter, err
+			}
+		}
+	}
+	return filter, nil
+}
+
+// pageOfTokens is the answer to a list. Where there is something to go on after, it
+// has data even without a key, since Vault makes a 404 of a list without.
+func pageOfTokens(page *token.Page, filter token.Filter) *logical.Response {
+	keys, info, unreadable := []string{}, map[string]any{}, []string{}
+	for _, listed := range page.Tokens {
+		switch {
+		case listed.Err == nil:
+			info[listed.ID] = tokenInfo(listed.Record)
+		case filter != token.Filter{}:
+			unreadable = append(unreadable, listed.ID)
+			continue
+		default:
+			info[listed.ID] = map[string]any{"error": unreadableReason(listed.Err)}
+		}
+		keys = append(keys, listed.ID)
+	}
+	resp := logical.ListResponseWithInfo(keys, info)
+	if page.Next != "" {
+		resp.Data["next"] = page.Next
+		resp.AddWarning("there are more tokens; list the next page with after=" + page.Next)
+	}
+	if n := len(unreadable); n > 0 {
+		resp.AddWarning(fmt.Sprintf("%d records cannot be read and may match; the first: %s. A list without filters says why", n, strings.Join(unreadable[:min(n, 10)], ", ")))
+	}
+	return resp
+}
+
+// tokenInfo is what a list shows of a token.
+func tokenInfo(r *token.Record) map[string]any {
+	return map[string]any{
+		"token_type":   string(r.TokenType),
+		"role":         r.Role,
+		"entity_id":    r.EntityID,
+		"display_name": r.DisplayName,
+		"issued_at":    rfc3339(r.IssuedAt),
+		"expires_at":   rfc3339(r.ExpiresAt),
+	}
+}
+
+// unreadableReason says why a record cannot be decoded, without any of it.
+func unreadableReason(err error) string {
+	if errors.Is(err, store.ErrNewer) {
+		return store.ErrNewer.Error()
+	}
+	return "record cannot be decoded, so that the token is not active; delete it by its id"
 }
 
 // tokenID reads the id from the path. What was typed is not repeated: it may

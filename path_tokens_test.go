@@ -2,6 +2,7 @@ package tokens
 
 import (
 	"context"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -9,6 +10,7 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/store/storetest"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/token"
 )
 
 func TestListPages(t *testing.T) {
@@ -28,7 +30,11 @@ func TestListPages(t *testing.T) {
 			delete(want, id)
 			after = id
 		}
-		if len(resp.Warnings) == 0 {
+		next, more := resp.Data["next"]
+		if more != (len(resp.Warnings) == 1) || more && next != after {
+			t.Fatalf("page %d ends with %s, its next is %v, and its warnings are %q", page, after, next, resp.Warnings)
+		}
+		if !more {
 			break
 		}
 		if len(ids) != 7 {
@@ -79,9 +85,30 @@ func TestTokens(t *testing.T) {
 	for _, name := range []string{"token_id", "token_type", "role", "scopes", "scope", "audience", "issued_at", "expires_at", "metadata"} {
 		shown[name] = issued[name]
 	}
+	info := map[string]any{}
+	for _, name := range []string{"token_type", "role", "entity_id", "display_name", "issued_at", "expires_at"} {
+		info[name] = shown[name]
+	}
+	listed := map[string]any{"keys": []string{id}, "key_info": map[string]any{id: info}}
+	expiry := issued["expires_at"].(string)
 	const nothing = "nothing was revoked"
 	m.answers([]row{
-		{operation: logical.ListOperation, path: "tokens/", want: map[string]any{"keys": []string{id}}},
+		{operation: logical.ListOperation, path: "tokens/", want: listed},
+		{operation: logical.ListOperation, path: "tokens/", data: map[string]any{"role": "api_key", "entity_id": "entity-1", "token_type": "api_key", "expires_before": "2999-01-01T00:00:00+01:00"}, want: listed},
+		{operation: logical.ListOperation, path: "tokens/", data: map[string]any{"role": "bearer"}, want: map[string]any{}},
+		{operation: logical.ListOperation, path: "tokens/", data: map[string]any{"entity_id": "entity-2"}, want: map[string]any{}},
+		{operation: logical.ListOperation, path: "tokens/", data: map[string]any{"token_type": "bearer"}, want: map[string]any{}},
+		{operation: logical.ListOperation, path: "tokens/", data: map[string]any{"expires_before": expiry}, want: map[string]any{}},
+		{operation: logical.ListOperation, path: "tokens/", data: map[string]any{"expires_before": "0001-01-01T00:00:00Z"}, want: map[string]any{}},
+		{operation: logical.ListOperation, path: "tokens/", data: map[string]any{"role": ""}, refused: "role"},
+		{operation: logical.ListOperation, path: "tokens/", data: map[string]any{"role": "a/b"}, refused: "role"},
+		{operation: logical.ListOperation, path: "tokens/", data: map[string]any{"entity_id": ""}, refused: "entity_id"},
+		{operation: logical.ListOperation, path: "tokens/", data: map[string]any{"token_type": ""}, refused: "token_type"},
+		{operation: logical.ListOperation, path: "tokens/", data: map[string]any{"token_type": "apikey"}, refused: "token_type"},
+		{operation: logical.ListOperation, path: "tokens/", data: map[string]any{"expires_before": ""}, refused: "expires_before"},
+		{operation: logical.ListOperation, path: "tokens/", data: map[string]any{"expires_before": "24h"}, refused: "expires_before"},
+		{operation: logical.ListOperation, path: "tokens/", data: map[string]any{"expires_before": "1790000000"}, refused: "expires_before"},
+		{operation: logical.ListOperation, path: "tokens/", data: map[string]any{"expires_before": "2027-01-01T00:00:00 01:00"}, refused: "expires_before"},
 		{operation: logical.ReadOperation, path: "tokens/" + id, want: shown},
 		{operation: logical.ReadOperation, path: "tokens/" + signed}, // of which there is no record
 		{operation: logical.ReadOperation, path: "tokens/" + strings.Repeat("0", 22)},
@@ -105,7 +132,64 @@ func TestTokens(t *testing.T) {
 	})
 	expired := m.must(logical.ReadOperation, "creds/bearer", nil).Data["token_id"].(string)
 	m.clock.Advance(time.Hour)
-	m.answers([]row{{operation: logical.ReadOperation, path: "tokens/" + expired}})
+	m.answers([]row{
+		{operation: logical.ReadOperation, path: "tokens/" + expired},
+		{operation: logical.ListOperation, path: "tokens/", want: map[string]any{}},
+	})
+}
+
+// A page without a match that is not the last one says where to go on.
+func TestListOfManyOthers(t *testing.T) {
+	m := newMount(t).withRoles()
+	ctx := context.Background()
+	for range 1100 {
+		if _, err := m.backend.engine.Tokens.Issue(ctx, m.storage, token.Request{Role: "bearer"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want := m.must(logical.ReadOperation, "creds/api_key", nil).Data["token_id"].(string)
+	var found []string
+	data, pages := map[string]any{"role": "api_key"}, 0
+	for ; ; pages++ {
+		resp := m.must(logical.ListOperation, "tokens/", data)
+		ids, _ := resp.Data["keys"].([]string)
+		found = append(found, ids...)
+		next, more := resp.Data["next"]
+		if !more {
+			break
+		}
+		if len(resp.Warnings) != 1 || !strings.Contains(resp.Warnings[0], "after="+next.(string)) {
+			t.Errorf("warnings are %q", resp.Warnings)
+		}
+		data["after"] = next
+	}
+	if pages != 1 || !slices.Equal(found, []string{want}) {
+		t.Errorf("found %v on %d pages, want %s on the second", found, pages+1, want)
+	}
+}
+
+// A record that cannot be read is in the list, and can be deleted. A list with
+// filters names it, and leaves it out: who deletes what it lists must not delete
+// what a newer version wrote.
+func TestListOfUnreadable(t *testing.T) {
+	m := newMount(t).withRoles()
+	id := m.must(logical.ReadOperation, "creds/api_key", nil).Data["token_id"].(string)
+	for stored, reason := range map[string]string{`{"format":1,"id":"x","role":{"s3cret":1}}`: "cannot be decoded", `{"format":99}`: "newer version"} {
+		if err := m.storage.Put(context.Background(), &logical.StorageEntry{Key: "token/" + id[21:] + "/" + id, Value: []byte(stored)}); err != nil {
+			t.Fatal(err)
+		}
+		m.restart()
+		resp := m.must(logical.ListOperation, "tokens/", nil)
+		info, _ := resp.Data["key_info"].(map[string]any)[id].(map[string]any)
+		if text, _ := info["error"].(string); len(info) != 1 || !strings.Contains(text, reason) || strings.Contains(text, "s3cret") {
+			t.Errorf("listed as %v", resp.Data)
+		}
+		m.answers([]row{{operation: logical.ListOperation, path: "tokens/", data: map[string]any{"role": "api_key"}, want: map[string]any{}, warning: id}})
+	}
+	m.answers([]row{
+		{operation: logical.DeleteOperation, path: "tokens/" + id},
+		{operation: logical.ListOperation, path: "tokens/", want: map[string]any{}},
+	})
 }
 
 func TestTokensOnFaults(t *testing.T) {

@@ -126,6 +126,8 @@ func (m *oldMount) withNewFields(path string, answer json.RawMessage) json.RawMe
 	m.t.Helper()
 	var added string
 	switch {
+	case path == "tokens/":
+		return m.withKeyInfo(answer)
 	case path == "config":
 		added = `{"allowed_audiences": ["*"], "standby_introspection": "forward"}`
 	case strings.HasPrefix(path, "roles/") && path != "roles/":
@@ -140,6 +142,33 @@ func (m *oldMount) withNewFields(path string, answer json.RawMessage) json.RawMe
 		m.t.Fatal(path, err)
 	}
 	return all
+}
+
+// withKeyInfo makes of a list of all records, which is what an early build
+// answered, one of live tokens, with what the build answered about each.
+func (m *oldMount) withKeyInfo(answer json.RawMessage) json.RawMessage {
+	m.t.Helper()
+	list := m.decode(answer).(map[string]any)
+	if _, ok := list["key_info"]; ok {
+		return answer
+	}
+	keys, info := []any{}, map[string]any{}
+	for _, id := range list["keys"].([]any) {
+		read, ok := m.state.Reads["tokens/"+id.(string)]
+		if !ok { // it had expired
+			continue
+		}
+		token := m.decode(read).(map[string]any)
+		maps.DeleteFunc(token, func(name string, _ any) bool {
+			return !slices.Contains([]string{"token_type", "role", "entity_id", "display_name", "issued_at", "expires_at"}, name)
+		})
+		keys, info[id.(string)] = append(keys, id), token
+	}
+	live, err := json.Marshal(map[string]any{"keys": keys, "key_info": info})
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	return live
 }
 
 // read answers with a path's data or, if it has one, its raw body.

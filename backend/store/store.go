@@ -110,6 +110,18 @@ func (s *Store[V]) Get(ctx context.Context, storage logical.Storage, name string
 	return this.value, this.err
 }
 
+// Peek returns the value as Get does, and does not keep what it reads: one who goes
+// through all values must not push out those that requests need.
+func (s *Store[V]) Peek(ctx context.Context, storage logical.Storage, name string) (*V, error) {
+	s.mu.Lock()
+	value, ok := s.known(name)
+	s.mu.Unlock()
+	if ok {
+		return value, nil
+	}
+	return s.Read(ctx, storage, name)
+}
+
 // known returns what the cache has of a name; s.mu is held.
 func (s *Store[V]) known(name string) (value *V, ok bool) {
 	if c, ok := s.cache.Get(name); ok && s.young(c.at) {

@@ -116,9 +116,8 @@ func TestCapOnFaults(t *testing.T) {
 			for range 3 {
 				f.Issue(f.ctx, f.storage, Request{Role: "bearer", Caller: caller}) // the cap may refuse it
 			}
-			ids, _, err := f.List(f.ctx, f.storage, "", 100)
-			if err != nil || len(ids) > 2 {
-				t.Errorf("%d tokens live under a cap of 2, %v", len(ids), err)
+			if ids := f.ids(); len(ids) > 2 {
+				t.Errorf("%d tokens live under a cap of 2", len(ids))
 			}
 			f.now = f.now.Add(time.Hour)
 			f.issue("bearer")

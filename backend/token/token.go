@@ -4,8 +4,6 @@ package token
 import (
 	"context"
 	"io"
-	"slices"
-	"strings"
 	"time"
 
 	"github.com/hashicorp/vault/sdk/helper/locksutil"
@@ -84,7 +82,7 @@ func (t *Tokens) Get(ctx context.Context, storage logical.Storage, id string) (*
 	if err != nil || record == nil {
 		return nil, err
 	}
-	if reason, err := t.standing(ctx, storage, record); err != nil || reason != "" {
+	if live, err := t.live(ctx, storage, record); err != nil || !live {
 		return nil, err
 	}
 	return record, nil
@@ -117,32 +115,4 @@ func (t *Tokens) standing(ctx context.Context, storage logical.Storage, record *
 func (t *Tokens) slotIsDead(ctx context.Context, storage logical.Storage, k slotKey) bool {
 	_, status, err := t.lists.Status(ctx, storage, k.ref)
 	return err == nil && status == statuslist.Revoked // in doubt it counts
-}
-
-// List returns up to limit ids of opaque tokens, in a stable order, that come
-// after the given one ("" for the first page), and whether there are more.
-func (t *Tokens) List(ctx context.Context, storage logical.Storage, after string, limit int) (ids []string, more bool, err error) {
-	first := 0
-	if after != "" {
-		first = strings.Index(shards, shardOf(after))
-	}
-	for i := first; i < len(shards); i++ {
-		shard, err := t.records.List(ctx, storage, shards[i:i+1]+"/")
-		if err != nil {
-			return nil, false, err
-		}
-		slices.Sort(shard)
-		if i == first && after != "" {
-			from, found := slices.BinarySearch(shard, after)
-			if found {
-				from++
-			}
-			shard = shard[from:]
-		}
-		if room := limit - len(ids); len(shard) > room {
-			return append(ids, shard[:room]...), true, nil
-		}
-		ids = append(ids, shard...)
-	}
-	return ids, false, nil
 }

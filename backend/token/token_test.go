@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -176,51 +175,6 @@ func TestGet(t *testing.T) {
 	f.now = issued.ExpiresAt
 	if record, err := f.Get(f.ctx, f.storage, issued.ID); record != nil || err != nil {
 		t.Errorf("after its expiry: %v, %v", record, err)
-	}
-}
-
-func TestList(t *testing.T) {
-	f := newFixture(t)
-	if ids, more, err := f.List(f.ctx, f.storage, "", 10); len(ids) != 0 || more || err != nil {
-		t.Errorf("none: %v, %v, %v", ids, more, err)
-	}
-	want := map[string]bool{}
-	for range 100 {
-		want[f.issue("bearer").ID] = true
-	}
-	f.issue("jwt")
-	for _, size := range []int{1, 7, 100, 1000} {
-		var all []string
-		for after, more := "", true; more; {
-			var page []string
-			var err error
-			if page, more, err = f.List(f.ctx, f.storage, after, size); err != nil {
-				t.Fatal(err)
-			}
-			if len(page) > size || more && len(page) < size {
-				t.Fatalf("a page of %d has %d", size, len(page))
-			}
-			all = append(all, page...)
-			after = all[len(all)-1]
-		}
-		if slices.Sort(all); len(slices.Compact(all)) != len(want) || slices.ContainsFunc(all, func(id string) bool { return !want[id] }) {
-			t.Errorf("pages of %d list %d tokens, want each of %d once", size, len(all), len(want))
-		}
-	}
-	// A page goes on after a token that has been revoked meanwhile.
-	first, _, err := f.List(f.ctx, f.storage, "", 2)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := f.Revoke(f.ctx, f.storage, Lease{ID: first[0]}); err != nil {
-		t.Fatal(err)
-	}
-	if page, _, err := f.List(f.ctx, f.storage, first[0], 1); err != nil || page[0] != first[1] {
-		t.Errorf("after %s comes %v, %v; want %s", first[0], page, err, first[1])
-	}
-	f.storage.Before(storetest.Fail(recordPrefix+"z/", storetest.List))
-	if ids, _, err := f.List(f.ctx, f.storage, "", 1000); err == nil {
-		t.Errorf("listed %d tokens of a storage that fails", len(ids))
 	}
 }
 
