@@ -250,7 +250,7 @@ func (s *modelStorage) fault(ctx context.Context, op storetest.Op, key string) (
 			s.faults["caller gone"]++
 			cancel()
 		}
-	case what < 120 && (op == storetest.Put || op == storetest.Delete) && slices.ContainsFunc([]string{"list/", "cap/", "instance/", "tidy/"}, func(p string) bool { return strings.HasPrefix(key, p) }):
+	case what < 120 && (op == storetest.Put || op == storetest.Delete) && slices.ContainsFunc([]string{"list/", "cap/", "instance/", "tidy/", "seen/"}, func(p string) bool { return strings.HasPrefix(key, p) }):
 		s.faults["came late"]++
 		return false, false, true
 	}
@@ -846,7 +846,7 @@ func (c *caller) tidy(ctx context.Context) error {
 
 // invalidate says of keys of the storage that another node has changed them.
 func (c *caller) invalidate(ctx context.Context) error {
-	prefixes := []string{"list/", "revoked/", "token/", "cap/", "key/", "signed/", "keyuse/", "role/", "config/", "instance/", "tidy/"}
+	prefixes := []string{"list/", "revoked/", "token/", "cap/", "key/", "signed/", "keyuse/", "role/", "config/", "instance/", "tidy/", "seen/"}
 	prefix := prefixes[c.random.IntN(len(prefixes))]
 	keys, err := logical.CollectKeysWithPrefix(ctx, &c.storage.InmemStorage, prefix)
 	if err != nil || len(keys) == 0 {

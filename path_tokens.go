@@ -24,11 +24,12 @@ const maxPage = 1000
 func (b *tokensBackend) pathTokens() []*framework.Path {
 	recordFields := tokenFields()
 	maps.Copy(recordFields, map[string]*framework.FieldSchema{
-		"subject":      field(framework.TypeString, "Subject."),
-		"client_id":    field(framework.TypeString, "Who asked for the token."),
-		"entity_id":    field(framework.TypeString, "Entity that asked for the token, if it has one."),
-		"display_name": field(framework.TypeString, "Display name of the login that asked for the token."),
-		"bound_cidrs":  field(framework.TypeStringSlice, "Networks that the token may be used from."),
+		"subject":              field(framework.TypeString, "Subject."),
+		"client_id":            field(framework.TypeString, "Who asked for the token."),
+		"entity_id":            field(framework.TypeString, "Entity that asked for the token, if it has one."),
+		"display_name":         field(framework.TypeString, "Display name of the login that asked for the token."),
+		"bound_cidrs":          field(framework.TypeStringSlice, "Networks that the token may be used from."),
+		"last_introspected_at": field(framework.TypeString, "When introspection last said that it is active (RFC 3339), if it did; after a crash up to an hour too early."),
 	})
 	pageFields := listFields("Ids of the tokens.")
 	pageFields["key_info"] = field(framework.TypeMap, "Details of each token, by its id.")
@@ -203,7 +204,17 @@ func (b *tokensBackend) pathTokensRead(ctx context.Context, req *logical.Request
 		"display_name": r.DisplayName,
 		"bound_cidrs":  prefixStrings(r.BoundCIDRs),
 	})
-	return &logical.Response{Data: shown}, nil
+	resp := &logical.Response{Data: shown}
+	seen, err := b.engine.Seen.Last(ctx, req.Storage, id)
+	switch {
+	case errors.Is(err, store.ErrUndecodable):
+		resp.AddWarning("last_introspected_at is not known, since what is stored of it cannot be read")
+	case err != nil:
+		return nil, err
+	case !seen.IsZero():
+		shown["last_introspected_at"] = rfc3339(seen)
+	}
+	return resp, nil
 }
 
 func (b *tokensBackend) pathTokensDelete(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {

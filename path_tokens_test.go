@@ -2,6 +2,8 @@ package tokens
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -192,11 +194,80 @@ func TestListOfUnreadable(t *testing.T) {
 	})
 }
 
+// The read of a token shows when introspection last said that it is active. The
+// introspection itself reads and writes nothing for it.
+func TestLastIntrospectedAt(t *testing.T) {
+	m := newMount(t).withRoles()
+	issued := m.must(logical.ReadOperation, "creds/api_key", nil)
+	token, path := issued.Data["token"].(string), "tokens/"+issued.Data["token_id"].(string)
+	want := func(when, at string) {
+		t.Helper()
+		shown, _ := m.must(logical.ReadOperation, path, nil).Data["last_introspected_at"].(string)
+		if shown != at {
+			t.Errorf("%s: %q, want %q", when, shown, at)
+		}
+	}
+	introspect := func(data map[string]any, active bool) {
+		t.Helper()
+		reads, writes := m.storage.Count(func() {
+			if resp := m.must(logical.UpdateOperation, "introspect", data); resp.Data["active"] != active {
+				t.Errorf("%v", resp.Data)
+			}
+		})
+		if reads+writes != 0 {
+			t.Errorf("an introspection costs %d reads and %d writes", reads, writes)
+		}
+	}
+	want("never", "")
+	m.must(logical.UpdateOperation, "introspect", map[string]any{"token": m.must(logical.ReadOperation, "creds/jwt", nil).Data["token"]})
+	introspect(map[string]any{"token": token, "required_scopes": "admin"}, false)
+	want("not active", "")
+	introspect(map[string]any{"token": token}, true)
+	first := rfc3339(m.clock.Now())
+	want("at once", first)
+	m.clock.Advance(10 * time.Minute)
+	introspect(map[string]any{"token": token, "audience": "other"}, false)
+	want("refused since", first)
+	m.clock.Advance(time.Hour)
+	m.periodic()
+	if keys, err := logical.CollectKeysWithPrefix(context.Background(), m.storage, "seen/"); err != nil || len(keys) != 1 {
+		t.Errorf("stored are %v, %v, want an entry for the API key, and none for the JWT", keys, err)
+	}
+	m.restart()
+	want("after a restart", first)
+
+	// What is stored of a renewed token is kept for as long as it lives.
+	m.clock.Advance(20 * time.Hour)
+	m.renew(issued.Secret)
+	m.clock.Advance(2 * time.Hour)
+	m.periodic()
+	record := m.must(logical.ReadOperation, path, nil).Data
+	id := record["token_id"].(string)
+	ends, err := time.Parse(time.RFC3339, record["expires_at"].(string))
+	entry, errStored := m.storage.Get(context.Background(), "seen/"+id[20:])
+	if errors.Join(err, errStored) != nil || record["expires_at"] == issued.Data["expires_at"] {
+		t.Fatalf("%v, %v, %v", record, err, errStored)
+	}
+	if !strings.Contains(string(entry.Value), fmt.Sprintf(`"ends":%d`, ends.Unix())) {
+		t.Errorf("stored is %s, and it ends at %d", entry.Value, ends.Unix())
+	}
+
+	// What is stored of it cannot be read: the token is shown all the same.
+	m.restart()
+	if err := m.storage.Put(context.Background(), &logical.StorageEntry{Key: "seen/" + id[20:], Value: []byte("{")}); err != nil {
+		t.Fatal(err)
+	}
+	resp := m.must(logical.ReadOperation, path, nil)
+	if resp.Data["last_introspected_at"] != nil || len(resp.Warnings) != 1 || resp.Data["token_id"] != id {
+		t.Errorf("answered %v, with %q", resp.Data, resp.Warnings)
+	}
+}
+
 func TestTokensOnFaults(t *testing.T) {
 	m := newMount(t).withRoles()
 	id := m.must(logical.ReadOperation, "creds/api_key", nil).Data["token_id"].(string)
 	m.fails(logical.ListOperation, "tokens/", nil, unread("token/"))
-	m.fails(logical.ReadOperation, "tokens/"+id, nil, unread("token/"))
+	m.fails(logical.ReadOperation, "tokens/"+id, nil, unread("token/"), unread("seen/"))
 	m.fails(logical.DeleteOperation, "tokens/"+id, nil, unwritten("token/"), storetest.Fail("token/", storetest.Get, storetest.Delete))
 	if n := strings.Count(m.log.String(), "token revoked: token_id="+id); n != 1 {
 		t.Errorf("the log tells of the revocation %d times", n)

@@ -65,6 +65,7 @@ func (b *tokensBackend) renewOpaque(ctx context.Context, req *logical.Request, _
 		return nil, err
 	}
 	b.counts.renewed.add(string(renewed.Record.TokenType))
+	b.engine.Seen.Renewed(id, renewed.Record.ExpiresAt)
 	b.Logger().Info("token renewed", "token_id", id, "role", renewed.Record.Role, "token_type", renewed.Record.TokenType,
 		"expires_at", renewed.Record.ExpiresAt.Format(time.RFC3339))
 	// Without data, so that Vault drops the answer that it stored with the lease,

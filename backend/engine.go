@@ -14,6 +14,7 @@ import (
 
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/config"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/keyring"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/lastseen"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/role"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/statuslist"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/token"
@@ -30,6 +31,7 @@ type Engine struct {
 	Keys   *keyring.Keyring
 	Lists  *statuslist.Lists
 	Tokens *token.Tokens
+	Seen   *lastseen.Times
 
 	system logical.SystemView
 	clock  func() time.Time
@@ -54,6 +56,7 @@ func NewEngine(system logical.SystemView, clock func() time.Time, random io.Read
 		Roles:  role.NewStore(),
 		Keys:   keyring.New(clock),
 		Lists:  statuslist.New(clock, random, maxAge),
+		Seen:   lastseen.New(clock, func() bool { return writeSafe(system) }),
 	}
 	e.Config.Clock = clock
 	e.Tokens = token.New(token.Dependencies{

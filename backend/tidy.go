@@ -27,12 +27,12 @@ type TidyResult struct {
 	Rotations []*keyring.Rotation
 }
 
-// Tidy does what is due as time passes: it rotates keys, and removes what expired
-// tokens leave. A run does some of it, within a bounded time, and the next one goes
+// Tidy does what is due as time passes: it rotates keys, removes what expired tokens
+// leave, and writes when tokens were last seen. A run does some of it, within a bounded time, and the next one goes
 // on. What fails in one part does not keep the others from being done.
 func (e *Engine) Tidy(ctx context.Context, storage logical.Storage) (*TidyResult, error) {
 	done := &TidyResult{}
-	var errReferences, errLists, errTokens error
+	var errReferences, errLists, errTokens, errSeen error
 	c, errRotate := e.Config.Get(ctx, storage)
 	if errRotate == nil {
 		within(ctx, func(ctx context.Context) {
@@ -48,7 +48,10 @@ func (e *Engine) Tidy(ctx context.Context, storage logical.Storage) (*TidyResult
 	within(ctx, func(ctx context.Context) {
 		done.Tokens, errTokens = e.Tokens.Tidy(ctx, storage, safetyMargin)
 	})
-	return done, errors.Join(errRotate, errReferences, errLists, errTokens)
+	within(ctx, func(ctx context.Context) {
+		errSeen = e.Seen.Flush(ctx, storage, safetyMargin)
+	})
+	return done, errors.Join(errRotate, errReferences, errLists, errTokens, errSeen)
 }
 
 func within(ctx context.Context, part func(ctx context.Context)) {

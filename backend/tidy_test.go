@@ -13,8 +13,11 @@ import (
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/store/storetest"
 )
 
+// seenID is a token that was seen before.
+const seenID = "00000000000000000000aZ"
+
 // withWork is a mount where each part of Tidy has something to do: a key to
-// rotate, a list and a record to remove.
+// rotate, a list and a record to remove, a time to write.
 func withWork(t *testing.T) *fixture {
 	t.Helper()
 	f := newFixture(t)
@@ -26,6 +29,7 @@ func withWork(t *testing.T) *fixture {
 	f.mustRole("bearer", role.Bearer, unchanged)
 	f.issue("jwt")
 	f.issue("bearer")
+	f.Seen.Note(seenID, f.now.Add(1000*time.Hour))
 	f.now = f.now.Add(25*time.Hour + safetyMargin)
 	return f
 }
@@ -113,4 +117,23 @@ func TestTidyOnFaults(t *testing.T) {
 			t.Errorf("then did %+v, %v", done, err)
 		}
 	})
+}
+
+// The times of introspections are written with the rest; if they cannot be, the next
+// run does it.
+func TestTidyWritesTimes(t *testing.T) {
+	f := withWork(t)
+	seen := f.now.Add(-25*time.Hour - safetyMargin)
+	f.storage.Before(storetest.Fail("seen/", storetest.Put))
+	if done, err := f.tidy(f.ctx); done != (tidied{1, 1, 1}) || !errors.Is(err, storetest.ErrInjected) {
+		t.Errorf("did %+v, %v", done, err)
+	}
+	f.storage.Heal()
+	if done, err := f.tidy(f.ctx); done != (tidied{}) || err != nil {
+		t.Errorf("then did %+v, %v", done, err)
+	}
+	f.restart()
+	if last, err := f.Seen.Last(f.ctx, f.storage, seenID); !last.Equal(seen) || err != nil {
+		t.Errorf("last seen %v, %v, want %v", last, err, seen)
+	}
 }
