@@ -547,6 +547,13 @@ func badTokenIDs() []badInput {
 		{"tokens: after is a path", "LIST", "tokens?after=../config", nil, 400, "after"},
 		{"tokens: after is unicode", "LIST", "tokens?after=%C3%A9", nil, 400, "after"},
 		{"tokens: unknown parameter", "LIST", "tokens?page=2", nil, 400, "page"},
+		{"tokens: role of an unset variable", "LIST", "tokens?role=", nil, 400, "role"},
+		{"tokens: role with a slash", "LIST", "tokens?role=a/b", nil, 400, "role"},
+		{"tokens: entity_id of an unset variable", "LIST", "tokens?entity_id=", nil, 400, "entity_id"},
+		{"tokens: token_type unknown", "LIST", "tokens?token_type=key", nil, 400, "token_type"},
+		{"tokens: expires_before of an unset variable", "LIST", "tokens?expires_before=", nil, 400, "expires_before"},
+		{"tokens: expires_before in seconds", "LIST", "tokens?expires_before=1790000000", nil, 400, "expires_before"},
+		{"tokens: expires_before with a bare plus", "LIST", "tokens?expires_before=2027-01-31T00:00:00+01:00", nil, 400, "expires_before"},
 	}
 	for name, id := range map[string]string{
 		"short": "abc", "long": strings.Repeat("0", 23), "huge": strings.Repeat("0", 8000), "hyphen": "000000000000000000000-",
