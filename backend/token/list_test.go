@@ -104,7 +104,11 @@ func TestList(t *testing.T) {
 			}
 		}
 		slices.Sort(want)
-		for _, limit := range []int{7, 100, 1000} {
+		limits := []int{100, 1000}
+		if name == "together" || name == "expiry" {
+			limits = append(limits, 7) // which takes many pages
+		}
+		for _, limit := range limits {
 			ids := f.listed(limit, filter)
 			if slices.Sort(ids); !slices.Equal(ids, want) {
 				t.Errorf("%s, in pages of %d: %d tokens, want %d", name, limit, len(ids), len(want))
