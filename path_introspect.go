@@ -89,7 +89,7 @@ func (b *tokensBackend) pathIntrospectWrite(ctx context.Context, req *logical.Re
 		b.Logger().Log(level, "introspection refused", "reason", string(answer.Reason), "token_id", answer.ID, "role", answer.Role,
 			"scope_failed", answer.ScopeFailed, "audience_failed", answer.AudienceFailed, "client_ip_failed", answer.ClientIPFailed)
 	}
-	if answer.Active && answer.TokenType.Opaque() { // a JWT has no record to show it with
+	if answer.Active && answer.Recorded { // else there is nothing to show it with
 		b.engine.Seen.Note(answer.ID, answer.ExpiresAt)
 	}
 	return &logical.Response{Data: introspectionData(answer)}, nil

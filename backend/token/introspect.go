@@ -50,6 +50,8 @@ type Answer struct {
 	IssuedAt  time.Time
 	ExpiresAt time.Time
 	NotBefore time.Time // of a JWT
+	// Recorded: the token has a record.
+	Recorded bool
 	// Status is where the token's bit is published (draft-ietf-oauth-status-list), nil
 	// if it is not.
 	Status *format.StatusListReference
@@ -88,6 +90,9 @@ func (t *Tokens) Introspect(ctx context.Context, storage logical.Storage, questi
 			return nil, err
 		}
 	}
+	if answer.Recorded, err = t.recorded(ctx, storage, &presented); err != nil {
+		return nil, err
+	}
 	if question.RequiredScopes != nil {
 		_, answer.ScopeFailed = scope.Outside(answer.Scopes, question.RequiredScopes)
 	}
@@ -98,6 +103,18 @@ func (t *Tokens) Introspect(ctx context.Context, storage logical.Storage, questi
 		answer.Reason = CheckFail
 	}
 	return answer, nil
+}
+
+// recorded reports whether a token has a record: a JWT, if its role tracks them.
+func (t *Tokens) recorded(ctx context.Context, storage logical.Storage, presented *found) (bool, error) {
+	if presented.record != nil {
+		return true, nil
+	}
+	r, err := t.roles.Get(ctx, storage, presented.role)
+	if errors.Is(err, store.ErrUndecodable) {
+		err = nil
+	}
+	return r != nil && r.Track, err
 }
 
 // published returns where the bit of an opaque token is published: nowhere as long as

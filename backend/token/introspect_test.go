@@ -29,7 +29,7 @@ func TestIntrospect(t *testing.T) {
 		want := Answer{
 			Active: true, ID: issued.ID, TokenType: issued.TokenType, Role: name,
 			Scopes: []string{"orders:read"}, Subject: "entity-1", ClientID: "entity-1", Audience: []string{"api", "web"},
-			Issuer: issuer, IssuedAt: f.now, ExpiresAt: issued.ExpiresAt,
+			Issuer: issuer, IssuedAt: f.now, ExpiresAt: issued.ExpiresAt, Recorded: name != "jwt",
 			Status: &format.StatusListReference{Index: issued.Ref.Index, URI: issuer + "/status/" + issued.Ref.List},
 		}
 		if name == "jwt" {
