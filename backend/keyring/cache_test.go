@@ -195,6 +195,35 @@ func TestOneKeyCannotBeRead(t *testing.T) {
 	}
 }
 
+// A panic of the storage ends the request that met it, and nothing else.
+func TestPanicWhileLoading(t *testing.T) {
+	f := newFixture(t)
+	f.write("k", Settings{})
+	v := f.sign("k", time.Hour)
+	for _, op := range []storetest.Op{storetest.Get, storetest.List} {
+		f.restart()
+		f.storage.Before(func(got storetest.Op, _ string) error {
+			if got == op {
+				panic("on purpose")
+			}
+			return nil
+		})
+		for range 2 {
+			func() {
+				defer func() { recover() }()
+				f.KeySet(f.ctx, f.storage)
+			}()
+		}
+		f.storage.Heal()
+		within(t, "who comes after", func() {
+			if !f.published(v.ID) || len(f.keySet().JWKS) < 20 {
+				t.Errorf("%s: the key is not published afterwards", op)
+			}
+			f.sign("k", 2*time.Hour)
+		})
+	}
+}
+
 // slowAlgorithm makes ES256 take until release is closed to make a key pair;
 // reached tells when it has begun.
 func slowAlgorithm(t *testing.T) (reached, release chan struct{}) {

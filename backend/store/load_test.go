@@ -67,6 +67,45 @@ func TestLoadsAreMerged(t *testing.T) {
 	}
 }
 
+// A panic of the storage ends the request that met it. Who waits for its read gets
+// an error, and who comes after reads anew.
+func TestPanicWhileReading(t *testing.T) {
+	ctx, storage := context.Background(), &storetest.Storage{}
+	s := New(Entries[value]{Prefix: "kind/"}, Options{MaxEntries: 8})
+	if err := s.Entries.Put(ctx, storage, "a", &value{1}); err != nil {
+		t.Fatal(err)
+	}
+	seen, release := make(chan struct{}), make(chan struct{})
+	storage.Before(func(storetest.Op, string) error {
+		close(seen)
+		<-release
+		panic("on purpose")
+	})
+	var callers sync.WaitGroup
+	callers.Go(func() {
+		defer func() { recover() }()
+		s.Get(ctx, storage, "a")
+	})
+	<-seen
+	waiting := s.loading["a"]
+	close(release)
+	callers.Wait()
+	select {
+	case <-waiting.done:
+		if waiting.err == nil {
+			t.Error("who waited got no error")
+		}
+	default:
+		t.Error("who waited waits for ever")
+	}
+	storage.Heal()
+	limited, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	if got, err := s.Get(limited, storage, "a"); err != nil || got.N != 1 {
+		t.Errorf("then got %v, %v", got, err)
+	}
+}
+
 // That there is no value is remembered, until there is one.
 func TestAbsence(t *testing.T) {
 	ctx, storage := context.Background(), &storetest.Storage{}
