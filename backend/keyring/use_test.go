@@ -5,6 +5,7 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/store/storetest"
 )
@@ -84,7 +85,7 @@ func TestReferenceComesFirst(t *testing.T) {
 func TestDeletionAndAssignmentTakeTurns(t *testing.T) {
 	f := newFixture(t)
 	f.write("k", Settings{})
-	storing, stored := make(chan struct{}), make(chan struct{})
+	storing, stored, asking := make(chan struct{}), make(chan struct{}), make(chan struct{})
 	var assigning, deleting sync.WaitGroup
 	assigning.Go(func() {
 		if _, err := f.Assign(f.ctx, f.storage, "k", "a", false, func(*Key) error { close(storing); <-stored; return nil }); err != nil {
@@ -95,6 +96,7 @@ func TestDeletionAndAssignmentTakeTurns(t *testing.T) {
 	inUse := errors.New("in use")
 	deleting.Go(func() {
 		_, err := f.Delete(f.ctx, f.storage, "k", func(roles []string) error {
+			close(asking)
 			select {
 			case <-stored:
 			default:
@@ -109,6 +111,10 @@ func TestDeletionAndAssignmentTakeTurns(t *testing.T) {
 			t.Errorf("deleted: %v", err)
 		}
 	})
+	select {
+	case <-asking: // before the role is stored, if nothing holds it back
+	case <-time.After(100 * time.Millisecond):
+	}
 	close(stored)
 	assigning.Wait()
 	deleting.Wait()
