@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hashicorp/vault/sdk/helper/consts"
 	"github.com/hashicorp/vault/sdk/logical"
 
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/config"
@@ -188,5 +189,41 @@ func TestStatusList(t *testing.T) {
 			t.Errorf("published %q, %v, with %s unread", body, err, prefix)
 		}
 		f.storage.Heal()
+	}
+}
+
+// A node that follows the writes of another may not be told of one. It believes
+// nothing of a token for longer than 30 seconds; the node that writes need not ask.
+func TestFollowerAsksAgain(t *testing.T) {
+	for _, state := range []consts.ReplicationState{consts.ReplicationPerformanceStandby, consts.ReplicationPerformanceSecondary} {
+		f := newFixture(t)
+		f.mustRole("bearer", role.Bearer, unchanged)
+		f.mustRole("jwt", role.JWT, unchanged)
+		system := logical.StaticSystemView{DefaultLeaseTTLVal: 24 * time.Hour, MaxLeaseTTLVal: 32 * 24 * time.Hour, ReplicationStateVal: state}
+		follower := NewEngine(system, func() time.Time { return f.now }, rand.Reader)
+		active := func(e *Engine, issued *token.Issued) bool {
+			t.Helper()
+			answer, err := e.Tokens.Introspect(f.ctx, f.storage, token.Introspection{Token: issued.Token})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return answer.Active
+		}
+		for _, name := range []string{"bearer", "jwt"} {
+			revoked, kept := f.issue(name), f.issue(name)
+			if !active(follower, revoked) || !active(f.Engine, kept) {
+				t.Fatal("inactive")
+			}
+			if _, err := f.Tokens.RevokePossessed(f.ctx, f.storage, revoked.Token); err != nil {
+				t.Fatal(err)
+			}
+			f.now = f.now.Add(followedAge)
+			if active(follower, revoked) {
+				t.Errorf("%s: active %s after its revocation elsewhere", name, followedAge)
+			}
+			if reads, _ := f.storage.Count(func() { active(f.Engine, kept) }); reads != 0 {
+				t.Errorf("%s: %d reads on the node that writes", name, reads)
+			}
+		}
 	}
 }

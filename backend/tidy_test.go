@@ -3,11 +3,14 @@ package backend
 import (
 	"context"
 	"errors"
+	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/hashicorp/vault/sdk/logical"
 
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/config"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/keyring"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/role"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/store/storetest"
@@ -125,7 +128,7 @@ func TestTidyWritesTimes(t *testing.T) {
 	f := withWork(t)
 	seen := f.now.Add(-25*time.Hour - safetyMargin)
 	f.storage.Before(storetest.Fail("seen/", storetest.Put))
-	if done, err := f.tidy(f.ctx); done != (tidied{1, 1, 1}) || !errors.Is(err, storetest.ErrInjected) {
+	if done, err := f.tidy(f.ctx); done != (tidied{1, 2, 1}) || !errors.Is(err, storetest.ErrInjected) {
 		t.Errorf("did %+v, %v", done, err)
 	}
 	f.storage.Heal()
@@ -135,5 +138,46 @@ func TestTidyWritesTimes(t *testing.T) {
 	f.restart()
 	if last, err := f.Seen.Last(f.ctx, f.storage, seenID); !last.Equal(seen) || err != nil {
 		t.Errorf("last seen %v, %v, want %v", last, err, seen)
+	}
+}
+
+// A part that is slow leaves time for the others: Vault gives a run 90 seconds in
+// all.
+func TestTidyOfOnePartStarvesNoOther(t *testing.T) {
+	for _, slow := range []string{"key/", "list/"} {
+		synctest.Test(t, func(t *testing.T) { // where time passes as soon as all wait
+			f := withWork(t)
+			f.restart()
+			f.storage.Before(func(_ storetest.Op, key string) error {
+				if strings.HasPrefix(key, slow) || slow == "list/" && strings.HasPrefix(key, "revoked/") {
+					time.Sleep(20 * time.Second)
+				}
+				return nil
+			})
+			ctx, cancel := context.WithTimeout(f.ctx, 90*time.Second)
+			defer cancel()
+			// That its time was too short is an error of the slow part, perhaps.
+			if done, err := f.tidy(ctx); done.expired != 1 {
+				t.Errorf("with slow operations below %s: did %+v, %v", slow, done, err)
+			}
+		})
+	}
+}
+
+// The shortest rotation period keeps up with the longest-lived status lists.
+func TestShortestPeriodSuitsStatusLists(t *testing.T) {
+	f := newFixture(t)
+	if _, _, err := f.Config.Change(f.ctx, f.storage, func(c *config.Config) { c.StatusListLifetime = config.MaxStatusListLifetime }); err != nil {
+		t.Fatal(err)
+	}
+	period := keyring.MinRotationPeriod
+	if _, _, err := f.WriteKey(f.ctx, f.storage, "k", keyring.Settings{RotationPeriod: &period}); err != nil {
+		t.Fatal(err)
+	}
+	for n := range 200 {
+		f.now = f.now.Add(period)
+		if done, err := f.tidy(f.ctx); done.rotations != 1 || err != nil {
+			t.Fatalf("rotation %d: %+v, %v", n, done, err)
+		}
 	}
 }
