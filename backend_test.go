@@ -2,6 +2,7 @@ package tokens
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"slices"
 	"strings"
@@ -78,6 +79,63 @@ func TestStorageBudget(t *testing.T) {
 			m.clock.Advance(late.Secret.TTL + time.Hour)
 			count("revoke, expired long ago", 0, choose(2, 1), func() { m.revoke(late.Secret) })
 		})
+	}
+}
+
+// A cap costs one more write when a token is issued or revoked, and none when it is
+// renewed.
+func TestStorageBudgetUnderACap(t *testing.T) {
+	m := newMount(t).withRoles()
+	m.must(logical.UpdateOperation, "roles/bearer", map[string]any{"max_tokens": 10})
+	m.must(logical.ReadOperation, "creds/bearer", nil)
+	var issued *logical.Response
+	for _, step := range []struct {
+		what          string
+		reads, writes int64
+		do            func()
+	}{
+		{"creds", 0, 2, func() { issued = m.must(logical.ReadOperation, "creds/bearer", nil) }},
+		{"renew", 1, 1, func() { m.renew(issued.Secret) }},
+		{"revoke", 0, 2, func() { m.revoke(issued.Secret) }},
+		{"revoke again", 1, 0, func() { m.revoke(issued.Secret) }},
+	} {
+		if reads, writes := m.storage.Count(step.do); reads != step.reads || writes != step.writes {
+			t.Errorf("%s: %d reads and %d writes, want %d and %d", step.what, reads, writes, step.reads, step.writes)
+		}
+	}
+}
+
+// Every entry says in which format it is, so that an older build can tell that it
+// must not read it.
+func TestEveryEntryHasAFormat(t *testing.T) {
+	m := newMount(t).withRoles()
+	m.must(logical.UpdateOperation, "roles/bearer", map[string]any{"max_tokens": 10})
+	m.must(logical.ReadOperation, "creds/bearer", nil)
+	if err := m.revoke(m.must(logical.ReadOperation, "creds/jwt", nil).Secret); err != nil {
+		t.Fatal(err)
+	}
+	m.periodic()
+	keys, err := logical.CollectKeys(context.Background(), m.storage)
+	if err != nil {
+		t.Fatal(err)
+	}
+	kinds := map[string]bool{}
+	for _, key := range keys {
+		kind, _, _ := strings.Cut(key, "/")
+		kinds[kind] = true
+		var stored struct{ Format *int }
+		if err := json.Unmarshal([]byte(m.stored(key)), &stored); err != nil || stored.Format == nil || *stored.Format < 1 {
+			t.Errorf("%s has no format: %v", key, err)
+		}
+	}
+	for _, kind := range []string{"config", "role", "key", "signed", "keyuse", "instance", "list", "revoked", "token", "cap", "tidy"} {
+		if !kinds[kind] {
+			t.Errorf("nothing is stored below %s/", kind)
+		}
+		delete(kinds, kind)
+	}
+	if len(kinds) > 0 {
+		t.Errorf("the test does not know of %v", kinds)
 	}
 }
 

@@ -182,6 +182,49 @@ func TestListOutlivesKeyAndIssuer(t *testing.T) {
 	m.decodeStatusList(string(body), uri)
 }
 
+// A list that cannot be read refuses its own tokens, and nobody else: all roles
+// issue, and what is on it can be revoked by its lease.
+func TestOneUnreadableListStopsNoOther(t *testing.T) {
+	for name, damage := range map[string]func(m *mount, list string){
+		"its entry":                      func(m *mount, list string) { m.put("list/"+list, "{") },
+		"its entry, of a newer version":  func(m *mount, list string) { m.put("list/"+list, `{"format":99}`) },
+		"a revocation of a later format": func(m *mount, list string) { m.put("revoked/"+list+"/4096-8191", "{}") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := newMount(t).withRoles()
+			m.must(logical.CreateOperation, "keys/other", nil)
+			m.must(logical.CreateOperation, "roles/other", map[string]any{"token_type": "jwt", "audiences": "a", "key": "other"})
+			bad, good := m.must(logical.ReadOperation, "creds/jwt", nil), m.must(logical.ReadOperation, "creds/other", nil)
+			path := func(issued *logical.Response) string {
+				return strings.TrimPrefix(m.statusURI(issued.Data["token"].(string)), testIssuer+"/")
+			}
+			damage(m, strings.TrimPrefix(path(bad), "status/"))
+			m.restart()
+			if !m.active(good.Data["token"].(string)) {
+				t.Error("a token of another list is inactive")
+			}
+			m.must(logical.ReadOperation, path(good), nil)
+			for _, role := range []string{"jwt", "other"} {
+				if !m.active(m.must(logical.ReadOperation, "creds/"+role, nil).Data["token"].(string)) {
+					t.Errorf("a new token of %s is inactive", role)
+				}
+			}
+			if resp, err := m.do(logical.UpdateOperation, "introspect", map[string]any{"token": bad.Data["token"]}); err == nil {
+				t.Errorf("a token of which the bit cannot be read is answered with %v", resp.Data)
+			}
+			if resp, err := m.do(logical.ReadOperation, path(bad), nil); err == nil {
+				t.Errorf("the list is answered with %v", resp)
+			}
+			if err := m.revoke(bad.Secret); err != nil {
+				t.Errorf("its token cannot be revoked: %v", err)
+			}
+			if err := m.revoke(good.Secret); err != nil || m.active(good.Data["token"].(string)) {
+				t.Errorf("a token of another list is not revoked: %v", err)
+			}
+		})
+	}
+}
+
 // A verifier that asks for the list of another time must not take that of now for
 // it (draft-ietf-oauth-status-list, Historical Resolution).
 func TestListsOfAnotherTimeAreNotImplemented(t *testing.T) {
