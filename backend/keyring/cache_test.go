@@ -209,10 +209,10 @@ func TestPanicWhileLoading(t *testing.T) {
 			return nil
 		})
 		for range 2 {
-			func() {
+			within(t, "who meets it", func() {
 				defer func() { recover() }()
 				f.KeySet(f.ctx, f.storage)
-			}()
+			})
 		}
 		f.storage.Heal()
 		within(t, "who comes after", func() {
