@@ -24,7 +24,9 @@ const (
 // RFC 8414 §3.2 has members without elements left out. For two of them that cannot
 // be: response_types_supported is required (RFC 8414 §2), and clients refuse
 // metadata without it; and without grant_types_supported the default counts, which
-// names two grants that do not exist here. An empty list says what is so.
+// names two grants that do not exist here. An empty list says what is so. Nor is
+// RS256 among the algorithms unless a key has it, though OpenID Connect Discovery
+// wants it there: no ID tokens are issued, and a verifier must not expect it.
 type issuerMetadata struct {
 	Issuer            string   `json:"issuer"`
 	JWKSURI           string   `json:"jwks_uri"`
