@@ -3,6 +3,7 @@ package statuslist
 import (
 	"context"
 	"testing"
+	"time"
 
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/store/storetest"
 )
@@ -27,5 +28,35 @@ func TestLoadIsKeptThoughItsCallerHungUp(t *testing.T) {
 	}
 	if reads, _ := f.storage.Count(func() { f.status(ref) }); reads != 0 {
 		t.Errorf("%d reads of what was read before", reads)
+	}
+}
+
+// A write of a list that failed, and takes effect after later ones were
+// acknowledged, undoes none of them: it neither takes a block away nor lets the list
+// go before its last token.
+func TestLateWriteUndoesNoLaterOne(t *testing.T) {
+	f := newFixture(t)
+	f.reserve()
+	f.storage.Hold(listPrefix)
+	if ref, err := f.Reserve(f.ctx, f.storage, owner, "slow", f.now.Add(time.Minute)); err == nil {
+		t.Fatalf("reserved %v with a write that failed", ref)
+	}
+	f.storage.Hold("") // and let all others pass
+	var later []Ref
+	for range 2 * smallestBlock {
+		later = append(later, f.reserveFor(owner, "later", 100*time.Hour))
+	}
+	if err := f.storage.Land(nil); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // before and after a run of tidying
+		f.restart()
+		for _, ref := range later {
+			if role, status, err := f.Status(f.ctx, f.storage, ref); role != "later" || status != Valid || err != nil {
+				t.Fatalf("%v is %v, of role %q, %v", ref, status, role, err)
+			}
+		}
+		f.now = f.now.Add(2*time.Hour + margin)
+		f.tidy()
 	}
 }
