@@ -80,10 +80,14 @@ func (l *Lists) tidyList(ctx context.Context, storage logical.Storage, id string
 			return nil
 		}
 		until, owner = stored.Until, stored.Owner
-		l.noteHorizon(id, func(h *horizon) { h.until = until })
+		l.noteHorizon(id, func(h *horizon) {
+			if until.After(h.until) { // else it was extended since it was read
+				h.until = until
+			}
+		})
 	}
 	if !now.Before(until.Add(margin)) {
-		return l.remove(ctx, storage, id, owner, done)
+		return l.remove(ctx, storage, id, owner, margin, done)
 	}
 	if age := now.Sub(swept); age >= 0 && age < sweepEvery {
 		return nil
@@ -115,13 +119,18 @@ func (l *Lists) noteHorizon(id string, note func(*horizon)) {
 // remove deletes a list, and then its revocations: without its list a token is
 // refused, without its revocation it is not. Revocations that a crash leaves are
 // found by tidyOrphans.
-func (l *Lists) remove(ctx context.Context, storage logical.Storage, id string, owner Owner, done *Tidied) error {
+func (l *Lists) remove(ctx context.Context, storage logical.Storage, id string, owner Owner, margin time.Duration, done *Tidied) error {
 	w := l.writer(owner)
 	select {
 	case w.changes <- struct{}{}:
 		defer func() { <-w.changes }()
 	default:
 		return nil // a list of this owner is being written just now; the next run looks again
+	}
+	// A token may have joined it before the turn of this call came.
+	stored, err := l.entries.Read(ctx, storage, id)
+	if err != nil || stored != nil && l.clock().Before(stored.Until.Add(margin)) {
+		return err
 	}
 	l.stopFilling(id)
 	if err := l.entries.Delete(ctx, storage, id); err != nil {
