@@ -48,7 +48,8 @@ type found struct {
 	role   string
 }
 
-// find authenticates a presented token of any kind.
+// find authenticates a presented token of any kind. With an error, what is genuine is
+// returned all the same: whether it is live is not known then.
 func (t *Tokens) find(ctx context.Context, storage logical.Storage, token format.Secret) (found, error) {
 	text := token.Reveal()
 	if len(text) > maxTokenLength {
@@ -73,10 +74,7 @@ func (t *Tokens) findOpaque(ctx context.Context, storage logical.Storage, text s
 		return found{reason: Unknown}, nil
 	}
 	reason, err := t.standing(ctx, storage, record)
-	if err != nil {
-		return found{}, err
-	}
-	return found{reason: reason, record: record}, nil
+	return found{reason: reason, record: record}, err
 }
 
 func (t *Tokens) findJWT(ctx context.Context, storage logical.Storage, text string) (found, error) {
@@ -96,7 +94,6 @@ func (t *Tokens) findJWT(ctx context.Context, storage logical.Storage, text stri
 	role, status, err := t.lists.Status(ctx, storage, ref)
 	switch {
 	case err != nil:
-		return found{}, err
 	case status == statuslist.Revoked:
 		reason = Revoked
 	case status == statuslist.NotGiven:
@@ -104,7 +101,7 @@ func (t *Tokens) findJWT(ctx context.Context, storage logical.Storage, text stri
 	case now < claims.NotBefore:
 		reason = NotYet
 	}
-	return found{reason: reason, claims: claims, ref: ref, role: role}, nil
+	return found{reason: reason, claims: claims, ref: ref, role: role}, err
 }
 
 // maxHeaderLength bounds the encoded header of a JWT. Ours have some 130

@@ -362,6 +362,7 @@ func TestManyAskForOneToken(t *testing.T) {
 		issued, other := f.issue(name), f.issue(name)
 		f.restart()
 		f.config.Get(f.ctx, f.storage)
+		f.roles.Get(f.ctx, f.storage, name)
 		f.keys.Get(f.ctx, f.storage, role.DefaultKey)
 		arrived, release := make(chan struct{}), make(chan struct{})
 		var once sync.Once

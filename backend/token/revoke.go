@@ -215,19 +215,17 @@ func (t *Tokens) revokeJWT(ctx context.Context, storage logical.Storage, lease L
 // is no token of this mount, or has ended, which is no error (RFC 7009 §2.2).
 func (t *Tokens) RevokePossessed(ctx context.Context, storage logical.Storage, token format.Secret) (*Ended, error) {
 	presented, err := t.find(ctx, storage, token)
-	switch {
-	case err != nil:
-		return nil, err
+	switch { // first what is genuine, even if its list cannot be read
 	case presented.record != nil:
 		return t.Revoke(ctx, storage, Lease{ID: presented.record.ID, Role: presented.record.Role, Ref: presented.record.Ref})
 	case presented.claims == nil:
-		return nil, nil
+		return nil, err
 	}
 	if presented.reason == Expired {
 		// This clock may be ahead; but where there is no list there is no token.
 		_, status, err := t.lists.Status(ctx, storage, presented.ref)
-		if err != nil || status == statuslist.NotGiven {
-			return nil, err
+		if err == nil && status == statuslist.NotGiven {
+			return nil, nil
 		}
 	}
 	lease := Lease{

@@ -11,6 +11,7 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/role"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/statuslist"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/store/storetest"
 )
 
@@ -378,6 +379,38 @@ func TestEndIsReportedOnce(t *testing.T) {
 			if len(reported) != 1 || reported[0].ID != issued.ID || reported[0].Role != name {
 				t.Errorf("%s, %s: reported %+v", name, fault, reported)
 			}
+		}
+	}
+}
+
+// What is genuine is revoked by who holds it even if its list cannot be read: without
+// a lease there is no other way.
+func TestRevokePossessedOnAnUnreadableList(t *testing.T) {
+	for _, name := range []string{"bearer", "jwt"} {
+		f := newFixture(t)
+		issued := f.issue(name)
+		key := "list/" + issued.Ref.List
+		good, err := f.storage.Get(f.ctx, key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		bad := *good
+		bad.Value = []byte("{")
+		if err := f.storage.Put(f.ctx, &bad); err != nil {
+			t.Fatal(err)
+		}
+		f.restart()
+		if ended, err := f.RevokePossessed(f.ctx, f.storage, issued.Token); ended == nil || err != nil {
+			t.Errorf("%s: %v, %v", name, ended, err)
+		}
+		if err := f.storage.Put(f.ctx, good); err != nil {
+			t.Fatal(err)
+		}
+		if f.restart(); f.active(issued) {
+			t.Errorf("%s: active", name)
+		}
+		if _, status, err := f.lists.Status(f.ctx, f.storage, issued.Ref); status != statuslist.Revoked || err != nil {
+			t.Errorf("%s: its bit is %v, %v", name, status, err)
 		}
 	}
 }
