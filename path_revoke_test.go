@@ -50,8 +50,8 @@ func TestRevoke(t *testing.T) {
 func TestRevokeOnFaults(t *testing.T) {
 	m := newMount(t).withRoles()
 	for kind, faults := range map[string][]storetest.Hook{
-		"bearer": {unread("token/"), unwritten("token/")},
-		"jwt":    {unread("key/"), unread("list/"), unwritten("revoked/")},
+		"bearer": {unread("token/"), unwritten("revoked/"), unwritten("token/")},
+		"jwt":    {unread("key/"), unwritten("revoked/")},
 	} {
 		token := m.must(logical.ReadOperation, "creds/"+kind, nil).Data["token"].(string)
 		m.fails(logical.UpdateOperation, "revoke", map[string]any{"token": token}, faults...)
