@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/test/report"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/test/suite"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/test/vaulttest"
 )
@@ -54,7 +55,7 @@ func oldBinary(ctx context.Context, against string) (*os.File, error) {
 		return nil, err
 	}
 	defer os.RemoveAll(dir)
-	progress("building the plugin of %s", against)
+	report.Progress("building the plugin of %s", against)
 	plugin, _, err := vaulttest.BuildRevision(ctx, dir, against)
 	if err != nil {
 		return nil, fmt.Errorf("%s is neither a file nor a commit that builds: %w", against, err)

@@ -13,7 +13,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -25,6 +24,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/test/report"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/test/vaulttest"
 )
 
@@ -54,20 +54,7 @@ func main() {
 	err := run(ctx, s)
 	interrupted := ctx.Err() != nil
 	stop()
-	os.Exit(exitCode(interrupted, err))
-}
-
-// exitCode is 130 after an interrupt, whose consequences are no failures.
-func exitCode(interrupted bool, err error) int {
-	if interrupted {
-		fmt.Fprintln(os.Stderr, "\ninterrupted")
-		return 130
-	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "bench:", err)
-		return 1
-	}
-	return 0
+	os.Exit(report.ExitCode("bench", interrupted, err))
 }
 
 // run measures and prints. An interrupt ends it early, with the rounds that
@@ -91,13 +78,13 @@ func run(ctx context.Context, s settings) error {
 	if err != nil {
 		return err
 	}
-	report := summarize(s, results)
+	found := summarize(s, results)
 	if s.asJSON {
-		err = printJSON(os.Stdout, report)
+		err = report.JSON(os.Stdout, found)
 	} else {
-		err = printTable(os.Stdout, report)
+		err = printTable(os.Stdout, found)
 	}
-	if err == nil && s.check && !report.goalsMet() {
+	if err == nil && s.check && !found.goalsMet() {
 		err = errors.New("a goal was missed")
 	}
 	return err
@@ -112,7 +99,7 @@ func startServer(ctx context.Context) (*vaulttest.Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	progress("building the plugin, starting Vault")
+	report.Progress("building the plugin, starting Vault")
 	plugin, err := vaulttest.BuildPlugin(ctx, dir, false)
 	if err != nil {
 		_ = os.RemoveAll(dir)
@@ -134,7 +121,7 @@ func measure(ctx context.Context, s settings, server *vaulttest.Server, operatio
 	results := make([]result, len(operations))
 	for i, op := range operations {
 		results[i].operation = op
-		progress("warming up: %s", op.name)
+		report.Progress("warming up: %s", op.name)
 		if _, err := turn(ctx, server, op, s.clients, min(s.duration, 300*time.Millisecond)); err != nil {
 			return nil, err
 		}
@@ -143,7 +130,7 @@ func measure(ctx context.Context, s settings, server *vaulttest.Server, operatio
 		slices := make([]slice, len(operations))
 		for _, i := range order(operations, round) {
 			op := operations[i]
-			progress("round %d of %d: %s", round+1, s.rounds, op.name)
+			report.Progress("round %d of %d: %s", round+1, s.rounds, op.name)
 			var err error
 			if slices[i], err = turn(ctx, server, op, s.clients, s.duration); err != nil {
 				return nil, err
@@ -176,37 +163,8 @@ func order(operations []operation, round int) []int {
 	return turns
 }
 
-var onTerminal = isTerminal(os.Stderr)
-
-func isTerminal(f *os.File) bool {
-	info, err := f.Stat()
-	return err == nil && info.Mode()&os.ModeCharDevice != 0
-}
-
-// progress replaces the line on a terminal. Elsewhere it would fill a log, so
-// it writes a line only every ten seconds.
-func progress(format string, args ...any) {
-	switch text := fmt.Sprintf(format, args...); {
-	case onTerminal:
-		fmt.Fprintf(os.Stderr, "\r\033[K%s", text)
-	case time.Since(lastProgress) > 10*time.Second:
-		lastProgress = time.Now()
-		fmt.Fprintln(os.Stderr, text)
-	}
-}
-
-var lastProgress time.Time
-
-func printJSON(w io.Writer, r report) error {
-	encoder := json.NewEncoder(w)
-	encoder.SetIndent("", "  ")
-	return encoder.Encode(r)
-}
-
-func printTable(w io.Writer, r report) error {
-	if onTerminal {
-		fmt.Fprint(os.Stderr, "\r\033[K")
-	}
+func printTable(w io.Writer, r comparisonReport) error {
+	report.Clear()
 	fmt.Fprintf(w, "%d clients, %d rounds of %s per operation, %d CPUs; raft storage, file audit device, no root token\n\n",
 		r.Clients, r.Rounds, r.Turn, runtime.NumCPU())
 	var out strings.Builder

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/test/report"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/test/vaulttest"
 )
 
@@ -89,8 +90,8 @@ func (op operation) call(ctx context.Context, server *vaulttest.Server) error {
 	return err
 }
 
-// report is what is printed.
-type report struct {
+// comparisonReport is what is printed.
+type comparisonReport struct {
 	Clients     int          `json:"clients"`
 	Rounds      int          `json:"rounds"`
 	Turn        string       `json:"turn"`
@@ -123,15 +124,15 @@ type versus struct {
 	High      float64 `json:"high"`  // a quarter is above
 }
 
-func summarize(s settings, results []result) report {
-	r := report{Clients: s.clients, Rounds: len(results[0].perSecond), Turn: s.duration.String(), Against: s.against}
+func summarize(s settings, results []result) comparisonReport {
+	r := comparisonReport{Clients: s.clients, Rounds: len(results[0].perSecond), Turn: s.duration.String(), Against: s.against}
 	for _, result := range results {
 		slices.Sort(result.latencies)
 		r.Operations = append(r.Operations, summary{
 			Name:      result.operation.name,
 			PerSecond: median(result.perSecond),
-			P50:       milliseconds(quantile(result.latencies, 0.50)),
-			P99:       milliseconds(quantile(result.latencies, 0.99)),
+			P50:       report.Milliseconds(report.Quantile(result.latencies, 0.50)),
+			P99:       report.Milliseconds(report.Quantile(result.latencies, 0.99)),
 		})
 	}
 	for _, result := range results {
@@ -155,7 +156,7 @@ func summarize(s settings, results []result) report {
 	return r
 }
 
-func (r report) goalsMet() bool {
+func (r comparisonReport) goalsMet() bool {
 	return !slices.ContainsFunc(r.Comparisons, func(c comparison) bool { return !c.Met })
 }
 
@@ -177,13 +178,3 @@ func between(values []float64, q float64) float64 {
 	above := min(below+1, len(sorted)-1)
 	return sorted[below] + (at-float64(below))*(sorted[above]-sorted[below])
 }
-
-// quantile reads a sorted list.
-func quantile(sorted []time.Duration, q float64) time.Duration {
-	if len(sorted) == 0 {
-		return 0
-	}
-	return sorted[min(int(q*float64(len(sorted))), len(sorted)-1)]
-}
-
-func milliseconds(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }

@@ -114,4 +114,21 @@ func (p *process) groupMembers() ([]int, error) {
 	return pids, nil
 }
 
+// ResidentMiB is the resident memory of a process in MiB. It is read from /proc, so
+// on Linux only.
+func ResidentMiB(pid int) (float64, error) {
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return 0, err
+	}
+	for line := range strings.Lines(string(status)) {
+		if rest, ok := strings.CutPrefix(line, "VmRSS:"); ok {
+			var kib float64
+			_, err := fmt.Sscan(rest, &kib)
+			return kib / 1024, err
+		}
+	}
+	return 0, fmt.Errorf("process %d has no VmRSS", pid) // it has ended
+}
+
 var errNoPlugin = errors.New("no plugin process is running")

@@ -390,6 +390,19 @@ func (s *Server) NewUser(ctx context.Context, name, policy string) (token, entit
 // PluginPIDs lists the plugin processes of the server.
 func (s *Server) PluginPIDs() ([]int, error) { return s.proc.groupMembers() }
 
+// PluginMiB is the resident memory of the server's plugin processes in MiB.
+func (s *Server) PluginMiB() (sum float64, err error) {
+	pids, err := s.PluginPIDs()
+	if err == nil && len(pids) == 0 {
+		err = errNoPlugin
+	}
+	for _, pid := range pids {
+		mib, errOne := ResidentMiB(pid)
+		sum, err = sum+mib, errors.Join(err, errOne)
+	}
+	return sum, err
+}
+
 // KillPlugin ends the plugin's processes with SIGKILL. Vault starts new ones
 // when the next request needs them.
 func (s *Server) KillPlugin() error {

@@ -1,12 +1,10 @@
 package main
 
 import (
-	"bufio"
-	"fmt"
-	"os"
 	"slices"
-	"strings"
 	"time"
+
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/test/vaulttest"
 )
 
 // sample looks at a process's resident memory until the returned function is
@@ -27,7 +25,7 @@ func sample(pid int) func() float64 {
 				done <- seen[len(seen)/2]
 				return
 			case <-tick.C:
-				if mib, ok := resident(pid); ok {
+				if mib, err := vaulttest.ResidentMiB(pid); err == nil {
 					seen = append(seen, mib)
 				}
 			}
@@ -37,20 +35,4 @@ func sample(pid int) func() float64 {
 		close(stop)
 		return <-done
 	}
-}
-
-func resident(pid int) (float64, bool) {
-	f, err := os.Open(fmt.Sprintf("/proc/%d/status", pid))
-	if err != nil {
-		return 0, false
-	}
-	defer f.Close()
-	for lines := bufio.NewScanner(f); lines.Scan(); {
-		if rest, ok := strings.CutPrefix(lines.Text(), "VmRSS:"); ok {
-			var kib float64
-			_, err := fmt.Sscan(rest, &kib)
-			return kib / 1024, err == nil
-		}
-	}
-	return 0, false
 }

@@ -1,0 +1,148 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/test/report"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/test/suite"
+)
+
+// tokens measures what is done to many tokens of one role, and how long others wait
+// meanwhile.
+func tokens(ctx context.Context, m *measurement) error {
+	generated, err := m.fill(ctx, m.result.N, 0)
+	if err != nil {
+		return err
+	}
+	if err := m.afterStart(ctx, generated, "the restart"); err != nil {
+		return err
+	}
+	others, err := m.others(ctx)
+	if err != nil {
+		return err
+	}
+	if err := m.baseline(ctx, others); err != nil {
+		return err
+	}
+	if err := m.beside(ctx, "nothing else, of the many", generated, func() (string, error) { return "", wait(ctx, baselineTime) }); err != nil {
+		return err
+	}
+	if err := m.passes(ctx, others); err != nil {
+		return err
+	}
+	what := "restart"
+	if len(m.cluster.Nodes) > 1 {
+		what = "failover"
+	}
+	if err := m.time(what+", until a token is introspected", func() error {
+		if err := m.failOver(ctx); err != nil {
+			return err
+		}
+		return suite.Poll(ctx, time.Minute, func() (bool, error) {
+			err := m.introspect(ctx, others[0])
+			return err == nil, err
+		})
+	}); err != nil {
+		return err
+	}
+	if err := m.afterStart(ctx, generated, "the "+what); err != nil {
+		return err
+	}
+	return m.kill(ctx, generated, others)
+}
+
+// passes measures what looks at many records.
+func (m *measurement) passes(ctx context.Context, others []string) error {
+	for _, step := range []struct {
+		what string
+		do   func(context.Context) (string, error)
+	}{
+		{"LIST tokens/?limit=100", m.request("LIST", "tokens/tokens/?limit=100")},
+		{"LIST tokens/?limit=100&role=" + generatedRole, m.request("LIST", "tokens/tokens/?limit=100&role="+generatedRole)},
+		{"LIST tokens/?limit=100&role=" + otherRole, m.request("LIST", "tokens/tokens/?limit=100&role="+otherRole)},
+		{"tidy, until it has finished", m.tidy},
+	} {
+		if err := m.beside(ctx, step.what, others, func() (string, error) { return step.do(ctx) }); err != nil {
+			return err
+		}
+	}
+	return m.memory("after these")
+}
+
+// afterStart measures introspections of tokens that are not in memory.
+func (m *measurement) afterStart(ctx context.Context, generated []string, after string) error {
+	if err := m.memory("after " + after); err != nil {
+		return err
+	}
+	for i, which := range []string{"first", "second", "third"} {
+		if err := m.time(which+" introspection after "+after, func() error { return m.introspect(ctx, generated[i]) }); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// kill measures the kill switch of the role, and what it leaves to be tidied.
+func (m *measurement) kill(ctx context.Context, generated, others []string) error {
+	killed := false
+	if err := m.beside(ctx, "kill switch of the role", others, func() (note string, err error) {
+		note, err = m.request("POST", "tokens/roles/"+generatedRole+"/revoke")(ctx)
+		killed = note == ""
+		return note, err
+	}); err != nil || !killed {
+		return err
+	}
+	if m.introspect(ctx, generated[0]) == nil {
+		return errors.New("a token of the role is active after its kill switch")
+	}
+	if err := m.beside(ctx, "tidy after it, until it has finished", others, func() (string, error) { return m.tidy(ctx) }); err != nil {
+		return err
+	}
+	return m.memory("at the end")
+}
+
+// request makes a request as root. An answer that there is no such path, which an
+// older build gives, is noted and no error.
+func (m *measurement) request(method, path string) func(context.Context) (note string, err error) {
+	return func(ctx context.Context) (string, error) {
+		resp, err := m.active.Root().Do(ctx, method, path, nil)
+		switch {
+		case err != nil:
+			return "", err
+		case resp.Status == http.StatusBadRequest, resp.Status == http.StatusNotFound, resp.Status == http.StatusMethodNotAllowed:
+			return fmt.Sprintf("not offered: %d %s", resp.Status, strings.Join(resp.Errors(), "; ")), nil
+		case resp.Status >= http.StatusBadRequest:
+			return "", fmt.Errorf("%s %s: %d %s", method, path, resp.Status, resp.Raw)
+		}
+		return "", nil
+	}
+}
+
+// tidyLimit bounds a pass over all records.
+const tidyLimit = 2 * time.Hour
+
+// tidy begins a pass over all records and waits until it has finished.
+func (m *measurement) tidy(ctx context.Context) (note string, err error) {
+	if note, err = m.request("POST", "tokens/tidy")(ctx); note != "" || err != nil {
+		return note, err
+	}
+	for began := time.Now(); time.Since(began) < tidyLimit; {
+		resp, err := m.must(ctx, "GET", "tokens/tidy/status", nil)
+		if err != nil {
+			return "", err
+		}
+		if strings.EqualFold(resp.String("state"), "finished") {
+			return fmt.Sprint(resp.Data()), nil
+		}
+		report.Progress("tidy: %v", resp.Data())
+		if err := wait(ctx, 100*time.Millisecond); err != nil {
+			return "", err
+		}
+	}
+	return "", fmt.Errorf("tidy has not finished within %s", tidyLimit)
+}
