@@ -75,7 +75,7 @@ func (m *measurement) fill(ctx context.Context, n, maxTokens int) (tokens []stri
 		What: "entries written to the storage a second, by " + strconv.Itoa(connections) + " connections", Unit: "1/s",
 		Value: float64(entries) / time.Since(began).Seconds(), Note: fmt.Sprintf("%d entries", entries),
 	})
-	return tokens, m.restart(ctx)
+	return tokens, m.time("restart", func() error { return m.restart(ctx) })
 }
 
 // storageRoot is where Vault has the mount's storage.

@@ -122,7 +122,7 @@ func (r result) print(w io.Writer) error {
 	fmt.Fprintf(&out, "%-62s %12s %-5s %6s  %s\n", "", "", "", "load", "introspections beside it, every 10 ms")
 	for _, row := range r.Rows {
 		line := fmt.Sprintf("%-62s %12.1f %-5s %6s  ", row.What, row.Value, row.Unit, row.Load)
-		if row.Beside != nil {
+		if row.Beside != nil && row.Beside.Count > 0 {
 			line += row.Beside.String()
 		}
 		if row.Note != "" {

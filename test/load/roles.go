@@ -24,10 +24,7 @@ func (m *measurement) roles(ctx context.Context, body object) error {
 		return err
 	}
 	if err := m.time("writing the roles", func() error {
-		return inParallel(ctx, "roles", connections, m.result.N, func(ctx context.Context, i int) error {
-			_, err := m.must(ctx, "POST", "tokens/roles/"+roleName(i), body)
-			return err
-		})
+		return m.writeRoles(ctx, connections, m.result.N, body)
 	}); err != nil {
 		return err
 	}
@@ -47,10 +44,17 @@ func (m *measurement) roles(ctx context.Context, body object) error {
 	if err := m.afterStart(ctx, tokens, "the restart"); err != nil {
 		return err
 	}
-	return m.whileIssuing(ctx, spread(tokens, 1000))
+	return m.whileIssuing(ctx, body, spread(tokens, 1000))
 }
 
 func roleName(i int) string { return fmt.Sprintf("role-%05d", i) }
+
+func (m *measurement) writeRoles(ctx context.Context, clients, n int, body object) error {
+	return inParallel(ctx, "roles", clients, n, func(ctx context.Context, i int) error {
+		_, err := m.must(ctx, "POST", "tokens/roles/"+roleName(i), body)
+		return err
+	})
+}
 
 // issueAll issues a token of each role.
 func (m *measurement) issueAll(ctx context.Context, clients int, tokens []string) error {
@@ -63,8 +67,9 @@ func (m *measurement) issueAll(ctx context.Context, clients int, tokens []string
 	})
 }
 
-// whileIssuing measures introspections beside the issue of tokens of all roles.
-func (m *measurement) whileIssuing(ctx context.Context, presented []string) error {
+// whileIssuing measures introspections beside the issue of tokens of all roles, and
+// beside as many requests of other kinds.
+func (m *measurement) whileIssuing(ctx context.Context, body object, presented []string) error {
 	if err := m.beside(ctx, "nothing else, tokens not yet in memory", presented, func() (string, error) {
 		return "", wait(ctx, time.Duration(len(presented))*probeEvery)
 	}); err != nil {
@@ -74,11 +79,21 @@ func (m *measurement) whileIssuing(ctx context.Context, presented []string) erro
 		return err
 	}
 	const clients = 4
-	what := fmt.Sprintf("%d clients issue the first token since of each role", clients)
-	if err := m.beside(ctx, what, presented, func() (string, error) {
-		return "", m.issueAll(ctx, clients, make([]string, m.result.N))
-	}); err != nil {
-		return err
+	again := make([]string, m.result.N)
+	some := min(m.result.N, 2000)
+	for _, other := range []struct {
+		what string
+		do   func() error
+	}{
+		{"issue the first token since of each role", func() error { return m.issueAll(ctx, clients, again) }},
+		// To compare with: the same requests without a write, and other writes.
+		{fmt.Sprintf("issue the second token of %d roles", some), func() error { return m.issueAll(ctx, clients, again[:some]) }},
+		{fmt.Sprintf("write %d roles", some), func() error { return m.writeRoles(ctx, clients, some, body) }},
+	} {
+		what := fmt.Sprintf("%d clients %s", clients, other.what)
+		if err := m.beside(ctx, what, presented, func() (string, error) { return "", other.do() }); err != nil {
+			return err
+		}
 	}
 	return m.memory("at the end")
 }

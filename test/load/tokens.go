@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -62,9 +63,9 @@ func (m *measurement) passes(ctx context.Context, others []string) error {
 		what string
 		do   func(context.Context) (string, error)
 	}{
-		{"LIST tokens/?limit=100", m.request("LIST", "tokens/tokens/?limit=100")},
-		{"LIST tokens/?limit=100&role=" + generatedRole, m.request("LIST", "tokens/tokens/?limit=100&role="+generatedRole)},
-		{"LIST tokens/?limit=100&role=" + otherRole, m.request("LIST", "tokens/tokens/?limit=100&role="+otherRole)},
+		{"LIST tokens/?limit=100, over and over", m.pages("")},
+		{"LIST tokens/?limit=100&role=" + generatedRole + ", over and over", m.pages("&role=" + generatedRole)},
+		{"LIST tokens/?limit=100&role=" + otherRole + ", over and over", m.pages("&role=" + otherRole)},
 		{"tidy, until it has finished", m.tidy},
 	} {
 		if err := m.beside(ctx, step.what, others, func() (string, error) { return step.do(ctx) }); err != nil {
@@ -106,6 +107,25 @@ func (m *measurement) kill(ctx context.Context, generated, others []string) erro
 	return m.memory("at the end")
 }
 
+// pages reads the first page of a list until some seconds have passed: one is over
+// too soon for much to be seen beside it.
+func (m *measurement) pages(filter string) func(context.Context) (note string, err error) {
+	read := m.request("LIST", "tokens/tokens/?limit=100"+filter)
+	return func(ctx context.Context) (string, error) {
+		var took []time.Duration
+		for began := time.Now(); time.Since(began) < baselineTime; {
+			before := time.Now()
+			if note, err := read(ctx); note != "" || err != nil {
+				return note, err
+			}
+			took = append(took, time.Since(before))
+		}
+		slices.Sort(took)
+		return fmt.Sprintf("%d pages: p50 %.1f, max %.1f ms", len(took),
+			report.Milliseconds(report.Quantile(took, 0.5)), report.Milliseconds(report.Quantile(took, 1))), nil
+	}
+}
+
 // request makes a request as root. An answer that there is no such path, which an
 // older build gives, is noted and no error.
 func (m *measurement) request(method, path string) func(context.Context) (note string, err error) {
@@ -115,7 +135,7 @@ func (m *measurement) request(method, path string) func(context.Context) (note s
 		case err != nil:
 			return "", err
 		case resp.Status == http.StatusBadRequest, resp.Status == http.StatusNotFound, resp.Status == http.StatusMethodNotAllowed:
-			return fmt.Sprintf("not offered: %d %s", resp.Status, strings.Join(resp.Errors(), "; ")), nil
+			return fmt.Sprintf("not offered: %d %s", resp.Status, strings.Join(strings.Fields(strings.Join(resp.Errors(), "; ")), " ")), nil
 		case resp.Status >= http.StatusBadRequest:
 			return "", fmt.Errorf("%s %s: %d %s", method, path, resp.Status, resp.Raw)
 		}
