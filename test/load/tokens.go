@@ -11,6 +11,7 @@ import (
 
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/test/report"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/test/suite"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/test/vaulttest"
 )
 
 // tokens measures what is done to many tokens of one role, and how long others wait
@@ -98,8 +99,12 @@ func (m *measurement) kill(ctx context.Context, generated, others []string) erro
 	}); err != nil || !killed {
 		return err
 	}
-	if m.introspect(ctx, generated[0]) == nil {
-		return errors.New("a token of the role is active after its kill switch")
+	for _, token := range generated {
+		if active, err := m.active.ActiveAt(ctx, vaulttest.MountPath, token); err != nil {
+			return err
+		} else if active {
+			return errors.New("a token of the role is active after its kill switch")
+		}
 	}
 	if err := m.beside(ctx, "tidy after it, until it has finished", others, func() (string, error) { return m.tidy(ctx) }); err != nil {
 		return err
