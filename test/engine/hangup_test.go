@@ -21,8 +21,8 @@ import (
 // but it must not happen that a slot is taken by no token: then fewer than
 // max_tokens can be live until the next pass over all records, hours later.
 func TestHangUpsLoseNoSlot(t *testing.T) {
-	const limit, rounds, clients = 20, 100, 4
-	s := common(t, 2*time.Minute).at("hangups")
+	const limit, requests, rounds, clients = 20, 2000, 40, 4
+	s := common(t, 3*time.Minute).at("hangups")
 	if err := s.Enable(s.Ctx, s.Mount, nil); err != nil {
 		t.Fatal(err)
 	}
@@ -31,17 +31,17 @@ func TestHangUpsLoseNoSlot(t *testing.T) {
 	patience := s.patience(clients)
 	outcomes, revoked := map[string]int{}, 0
 	for range rounds {
-		s.hangUp(limit, clients, patience, outcomes)
-		// Or else the cap is reached soon, and all that follow are refused. What is
-		// still under way meets the revocations.
+		s.hangUp(requests/rounds, clients, patience, outcomes)
+		// Or else all that follow are refused, since the cap is reached. What is still
+		// under way meets the revocations.
 		n, err := s.revokeListed(clients)
 		if err != nil {
 			t.Fatal(err)
 		}
 		revoked += n
 	}
-	t.Logf("%d requests: %v; %d tokens revoked in between", rounds*limit, outcomes, revoked)
-	if outcomes["hung up"] < rounds*limit/4 || revoked < 5*limit {
+	t.Logf("%d requests: %v; %d tokens revoked in between", requests, outcomes, revoked)
+	if outcomes["hung up"] < requests/4 || revoked < 5*limit {
 		t.Error("too few clients hung up, or too few of them while a token was issued, for this to show anything")
 	}
 	for _, when := range []string{"after the hang-ups", "after all tokens were revoked"} {
