@@ -270,26 +270,35 @@ func (k *Keyring) Problem(name string) string {
 	return strings.Join(problems, "; ")
 }
 
-// loadAll returns all keys that can be decoded. Those that are in memory are not
-// read again, whatever becomes of the others.
-func (k *Keyring) loadAll(ctx context.Context, storage logical.Storage) (map[string]*Key, error) {
+// list makes sure that the names of all keys are in memory.
+func (k *Keyring) list(ctx context.Context, storage logical.Storage) error {
 	k.mu.Lock()
 	listed := k.listed
 	k.mu.Unlock()
-	if !listed {
-		names, err := k.entries.List(ctx, storage, "")
-		if err != nil {
-			return nil, err
+	if listed {
+		return nil
+	}
+	names, err := k.entries.List(ctx, storage, "")
+	if err != nil {
+		return err
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for _, name := range names {
+		// What changed during the listing has a slot already.
+		if k.slots[name] == nil {
+			k.slots[name] = &slot{}
 		}
-		k.mu.Lock()
-		for _, name := range names {
-			// What changed during the listing has a slot already.
-			if k.slots[name] == nil {
-				k.slots[name] = &slot{}
-			}
-		}
-		k.listed = true
-		k.mu.Unlock()
+	}
+	k.listed = true
+	return nil
+}
+
+// loadAll returns all keys that can be decoded. Those that are in memory are not
+// read again, whatever becomes of the others.
+func (k *Keyring) loadAll(ctx context.Context, storage logical.Storage) (map[string]*Key, error) {
+	if err := k.list(ctx, storage); err != nil {
+		return nil, err
 	}
 	k.mu.Lock()
 	names := slices.Sorted(maps.Keys(k.slots))

@@ -54,7 +54,7 @@ type Keyring struct {
 	Report func(name string, problem error)
 
 	entries        store.Entries[storedKey]
-	horizonEntries store.Entries[storedHorizon]
+	horizonEntries store.Entries[horizon]
 	uses           store.Entries[use]
 	clock          func() time.Time
 
@@ -70,7 +70,7 @@ type Keyring struct {
 func New(clock func() time.Time) *Keyring {
 	return &Keyring{
 		entries:        store.Entries[storedKey]{Prefix: StoragePrefix, Format: 1},
-		horizonEntries: store.Entries[storedHorizon]{Prefix: horizonPrefix, Format: 1},
+		horizonEntries: store.Entries[horizon]{Prefix: horizonPrefix, Format: horizonFormat},
 		uses:           store.Entries[use]{Prefix: usePrefix, Format: 1},
 		clock:          clock,
 		changing:       newLocks(),

@@ -123,6 +123,10 @@ func (f *fixture) content() string {
 			fmt.Fprintln(&content, v, v.SigningSince.UTC(), v.NotAfter.UTC())
 		}
 		fmt.Fprintln(&content, "signed until", f.signedUntil(name).UTC())
+		if known, stored := f.pinnedUntil(name), f.storedPin(name); known.After(stored) {
+			f.t.Errorf("%s signs lists until %s by memory, until %s by the storage", name, known, stored)
+		}
+		fmt.Fprintln(&content, "signs lists until", f.storedPin(name).UTC())
 	}
 	content.Write(f.keySet().JWKS)
 	return content.String()

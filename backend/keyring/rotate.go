@@ -73,9 +73,8 @@ func (k *Keyring) EmergencyRotate(ctx context.Context, storage logical.Storage, 
 		return nil, err
 	}
 	// Nothing is known of the new versions, and nothing of the old ones is needed.
-	k.keepHorizon(name, nil)
 	k.report(name, ofHorizon, nil)
-	if err := k.horizonEntries.Delete(ctx, storage, name); err != nil {
+	if err := k.resetHorizon(ctx, storage, name); err != nil {
 		k.report(name, ofHorizon, err) // what matters is done; signing tells if it cannot go on
 	}
 	return done, nil

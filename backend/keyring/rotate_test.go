@@ -238,6 +238,10 @@ func TestFaults(t *testing.T) {
 			_, err := f.ForSigning(ctx, f.storage, "k", "role", f.now.Add(hour))
 			return err
 		},
+		"pin": func(f *fixture, ctx context.Context) error {
+			_, err := f.PinLists(ctx, f.storage, "k", f.now.Add(hour))
+			return err
+		},
 		"delete": func(f *fixture, ctx context.Context) error {
 			_, err := f.remove(ctx, "k")
 			return err

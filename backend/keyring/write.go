@@ -156,8 +156,7 @@ func (k *Keyring) write(ctx context.Context, storage logical.Storage, name strin
 	}
 	if replaces {
 		// What it signed is not published any more, whatever its horizon.
-		k.keepHorizon(name, nil)
-		if err := k.horizonEntries.Delete(ctx, storage, name); err != nil {
+		if err := k.resetHorizon(ctx, storage, name); err != nil {
 			return nil, false, err
 		}
 	}
@@ -208,7 +207,7 @@ func (k *Keyring) checkPeriod(ctx context.Context, storage logical.Storage, key 
 		if err != nil && !errors.Is(err, store.ErrUndecodable) {
 			return err
 		}
-		if until, now := later(signing.SignedUntil, h[signing.ID]), k.clock(); until.After(now) {
+		if until, now := later(signing.SignedUntil, h.Until[signing.ID]), k.clock(); until.After(now) {
 			longest = max(longest, until.Sub(now)-reserveAhead)
 		}
 	}
@@ -248,12 +247,14 @@ func (k *Keyring) Delete(ctx context.Context, storage logical.Storage, name stri
 		return false, err
 	}
 	defer unlockSigning()
+	forget := k.resetHorizon
 	if key != nil {
 		if err := k.checkUnneeded(ctx, storage, key); err != nil {
 			return false, err
 		}
+		forget = k.deleteHorizon // which pins nothing
 	}
-	return exists, k.remove(ctx, storage, name, roles)
+	return exists, k.remove(ctx, storage, name, roles, forget)
 }
 
 // checkUnneeded refuses to delete a key whose tokens may live.
@@ -268,22 +269,24 @@ func (k *Keyring) checkUnneeded(ctx context.Context, storage logical.Storage, ke
 	if until := key.signedUntil(h); until.After(k.clock()) {
 		return usererror.Field("name", "key %q has signed tokens that may live until %s; delete it after that", key.Name, until.UTC().Format(time.RFC3339))
 	}
+	if h.Lists.After(k.clock()) {
+		return usererror.Field("name", "key %q signs the status lists of API keys and bearer tokens that may live until %s, and verifiers would refuse these. Delete it after that, if no more such tokens are issued; to have the lists signed by another key pair, rotate it with keys/%s/rotate", key.Name, h.Lists.UTC().Format(time.RFC3339), key.Name)
+	}
 	return nil
 }
 
 // remove removes a key, then what stands beside it. What a fault leaves of that
 // means nothing, and goes when the deletion is repeated.
-func (k *Keyring) remove(ctx context.Context, storage logical.Storage, name string, roles []string) error {
+func (k *Keyring) remove(ctx context.Context, storage logical.Storage, name string, roles []string, forget func(context.Context, logical.Storage, string) error) error {
 	if err := k.entries.Delete(ctx, storage, name); err != nil {
 		k.drop(name) // the storage may hold either
 		return err
 	}
 	k.keep(name, nil)
-	k.keepHorizon(name, nil)
 	for _, of := range []string{ofEntry, ofHorizon, ofRotation} {
 		k.report(name, of, nil)
 	}
-	if err := k.horizonEntries.Delete(ctx, storage, name); err != nil {
+	if err := forget(ctx, storage, name); err != nil {
 		return err
 	}
 	for _, role := range roles {
