@@ -1,6 +1,7 @@
 package tokens
 
 import (
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/keyring"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/token"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/verify/format"
@@ -35,6 +36,12 @@ func (b *tokensBackend) logRotation(rotation *keyring.Rotation) {
 // itself.
 func (b *tokensBackend) logKeyProblem(name string, problem error) {
 	b.Logger().Error("signing key needs attention", "key", name, "problem", format.Redact(problem.Error()))
+}
+
+func (b *tokensBackend) logListKey(listKey *backend.ListKey) {
+	if listKey.New != nil {
+		b.logKeyCreated(listKey.New)
+	}
 }
 
 func (b *tokensBackend) logKeyCreated(key *keyring.Key) {

@@ -74,7 +74,12 @@ func (b *tokensBackend) pathConfigWrite(ctx context.Context, req *logical.Reques
 	}
 	b.Logger().Info("configuration written", "issuer", c.Issuer, "allowed_scopes", c.AllowedScopes, "allowed_audiences", c.AllowedAudiences,
 		"max_ttl", c.MaxTTL, "standby_introspection", c.StandbyIntrospection)
-	return warn(configWarnings(before, c)), nil
+	listKey, err := b.engine.EnsureListKey(ctx, req.Storage, c)
+	if err != nil {
+		return nil, err
+	}
+	b.logListKey(listKey)
+	return warn(append(configWarnings(before, c), listKeyWarnings(listKey)...)), nil
 }
 
 // replaceConfig replaces a configuration that cannot be read. Nothing of it can be

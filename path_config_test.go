@@ -3,10 +3,13 @@ package tokens
 import (
 	"context"
 	"maps"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/hashicorp/vault/sdk/logical"
+
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/store/storetest"
 )
 
 func TestConfig(t *testing.T) {
@@ -48,6 +51,51 @@ func TestConfigOnFaults(t *testing.T) {
 	m := newMount(t).withRoles()
 	m.fails(logical.ReadOperation, "config", nil, unread("config/"))
 	m.fails(logical.UpdateOperation, "config", map[string]any{"max_ttl": "1h"}, unread("config/"), unwritten("config/"))
+}
+
+// The key that signs status lists is there as soon as they have an address, or as
+// soon as the configuration is written again.
+func TestConfigMakesTheListKey(t *testing.T) {
+	m := newMount(t)
+	keys := func(want ...string) {
+		t.Helper()
+		resp := m.must(logical.ListOperation, "keys/", nil)
+		if got, _ := resp.Data["keys"].([]string); !slices.Equal(got, want) {
+			t.Errorf("keys are %v, want %v", got, want)
+		}
+	}
+	m.answers([]row{{operation: logical.UpdateOperation, path: "config", data: map[string]any{"max_ttl": "1h"}}})
+	keys()
+	m.answers([]row{{operation: logical.UpdateOperation, path: "config", data: map[string]any{"issuer": testIssuer}}})
+	keys("default")
+	m.answers([]row{{operation: logical.UpdateOperation, path: "config", data: map[string]any{"max_ttl": "2h"}}})
+	if n := strings.Count(m.log.String(), "key created: key=default"); n != 1 {
+		t.Errorf("logged %d times", n)
+	}
+	m.must(logical.DeleteOperation, "keys/default", nil)
+	m.must(logical.CreateOperation, "keys/other", nil)
+	m.answers([]row{{operation: logical.UpdateOperation, path: "config", data: map[string]any{"max_ttl": "1h"}, warning: "may refuse the lists for up to 5m0s"}})
+	keys("default", "other")
+
+	m.put("key/default", "{")
+	m.answers([]row{{operation: logical.UpdateOperation, path: "config", data: map[string]any{"max_ttl": "3h"}, warning: "replace the key by writing keys/default"}})
+	if m.stored("key/default") != "{" {
+		t.Error("a key that cannot be read was overwritten")
+	}
+	if c := m.must(logical.ReadOperation, "config", nil).Data; c["max_ttl"] != int64(3*3600) {
+		t.Errorf("written is %v", c)
+	}
+}
+
+// A key that could not be made is made when the write is repeated.
+func TestConfigOnFaultsOfTheListKey(t *testing.T) {
+	for _, hook := range []storetest.Hook{unread("key/"), unwritten("key/")} {
+		m := newMount(t)
+		m.fails(logical.UpdateOperation, "config", map[string]any{"issuer": testIssuer}, hook)
+		if len(m.published()) != 2 {
+			t.Errorf("published are %v", m.published())
+		}
+	}
 }
 
 // put writes a storage entry behind the engine's back, as another version of it

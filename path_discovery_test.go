@@ -27,6 +27,7 @@ func TestDiscovery(t *testing.T) {
 			"claims_supported": []any{"iss", "sub", "aud", "exp", "nbf", "iat", "jti", "client_id", "scope", "status", "cnf"},
 		}
 		m.must(logical.UpdateOperation, "config", map[string]any{"issuer": testIssuer})
+		m.must(logical.DeleteOperation, "keys/default", nil)
 		if got, _ := read(); !reflect.DeepEqual(got, want) {
 			t.Errorf("%s without keys: %v, want %v", path, got, want)
 		}

@@ -108,7 +108,7 @@ var roleFields = []roleField{
 		}),
 	plainField("claims_template", field(framework.TypeString, "jwt: a JSON object of claims, with Vault identity templating."),
 		func(r *role.Role) *string { return &r.ClaimsTemplate }),
-	plainField("key", field(framework.TypeString, "jwt: the signing key. Default \"default\", which is created on first use."),
+	plainField("key", field(framework.TypeString, "jwt: the signing key. Default \"default\", which is created if it is missing."),
 		func(r *role.Role) *string { return &r.Key }),
 	durationField("not_before_leeway", "jwt: how far nbf lies before the time of issue, for clocks that are behind. Default 30s.",
 		func(r *role.Role) *time.Duration { return &r.NotBeforeLeeway }),
@@ -302,11 +302,14 @@ func (b *tokensBackend) changeRole(ctx context.Context, req *logical.Request, da
 	if done != nil && done.NewKey != nil {
 		b.logKeyCreated(done.NewKey)
 	}
+	if done != nil && done.Stored {
+		b.Logger().Info("role written", "role", name, "token_type", done.Role.TokenType, "created", done.Created, "replaced", done.Replaced)
+	}
 	if err != nil {
 		return nil, err
 	}
-	b.Logger().Info("role written", "role", name, "token_type", done.Role.TokenType, "created", done.Created, "replaced", done.Replaced)
-	return warn(slices.Concat(replacedWarning(done), emptiedWarnings(done), b.cappedWarnings(done.Role, done.Ceilings.MaxTTL), youngKeyWarning(done))), nil
+	b.logListKey(done.ListKey)
+	return warn(slices.Concat(replacedWarning(done), emptiedWarnings(done), b.cappedWarnings(done.Role, done.Ceilings.MaxTTL), youngKeyWarning(done), listKeyWarnings(done.ListKey))), nil
 }
 
 // setRoleFields sets the fields that the request names. In a patch, null puts one

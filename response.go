@@ -14,6 +14,7 @@ import (
 
 	"github.com/hashicorp/vault/sdk/logical"
 
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/keyring"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/token"
 )
@@ -94,6 +95,17 @@ func warn(warnings []string) *logical.Response {
 		return nil
 	}
 	return &logical.Response{Warnings: warnings}
+}
+
+// listKeyWarnings warns of status lists that verifiers cannot check.
+func listKeyWarnings(listKey *backend.ListKey) (warnings []string) {
+	if listKey.Problem != nil {
+		warnings = append(warnings, "no status list of API keys and bearer tokens can be signed, so that revocations of these are seen by introspection only: "+listKey.Problem.Error())
+	}
+	if listKey.Unseen {
+		warnings = append(warnings, "key \""+listKey.New.Name+"\" was created to sign the status lists of API keys and bearer tokens; verifiers that do not fetch the key set again for an unknown kid may refuse the lists for up to "+keyring.MaxCacheTime.String())
+	}
+	return warnings
 }
 
 // rfc3339 formats a time for an answer.

@@ -33,10 +33,16 @@ func newFixture(t *testing.T) *fixture {
 	t.Helper()
 	f := &fixture{t: t, ctx: context.Background(), storage: &storetest.Storage{}, now: time.Now().UTC().Truncate(time.Second)}
 	f.restart()
-	if _, _, err := f.Config.Change(f.ctx, f.storage, func(c *config.Config) { c.Issuer = "https://vault.example.com/v1/tokens" }); err != nil {
-		t.Fatal(err)
-	}
+	f.setIssuer("https://vault.example.com/v1/tokens")
 	return f
+}
+
+// setIssuer writes the configuration, and no key.
+func (f *fixture) setIssuer(issuer string) {
+	f.t.Helper()
+	if _, _, err := f.Config.Change(f.ctx, f.storage, func(c *config.Config) { c.Issuer = issuer }); err != nil {
+		f.t.Fatal(err)
+	}
 }
 
 // restart gives the fixture a new engine on the same storage.

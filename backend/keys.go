@@ -8,6 +8,7 @@ import (
 
 	"github.com/hashicorp/vault/sdk/logical"
 
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/config"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/keyring"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/role"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/store"
@@ -80,7 +81,7 @@ func (e *Engine) putWithKey(ctx context.Context, storage logical.Storage, old *r
 		if err := key.CheckLife(outlived); err != nil {
 			return err
 		}
-		return e.Roles.Put(ctx, storage, r.Name, r)
+		return e.put(ctx, storage, done)
 	})
 	if assigned != nil && assigned.Made {
 		done.NewKey = assigned.Key
@@ -88,15 +89,55 @@ func (e *Engine) putWithKey(ctx context.Context, storage logical.Storage, old *r
 	if err != nil || !rekeyed {
 		return err
 	}
-	if signing, err := assigned.Key.Signing(); err == nil && !assigned.Only {
-		if age := max(0, e.clock().Sub(signing.CreatedAt)); age < keyring.MaxCacheTime {
-			done.Young = &age
-		}
-	}
+	done.Young = e.young(ctx, storage, assigned, r.Name)
 	if old != nil {
 		return e.Keys.Release(ctx, storage, old.Key, r.Name)
 	}
 	return nil
+}
+
+// young returns how long the version that signs has been published, if verifiers may
+// have a key set without it, because it is younger than that may be.
+func (e *Engine) young(ctx context.Context, storage logical.Storage, assigned *keyring.Assigned, role string) *time.Duration {
+	signing, err := assigned.Key.Signing()
+	if err != nil {
+		return nil
+	}
+	age := max(0, e.clock().Sub(signing.CreatedAt))
+	if age >= keyring.MaxCacheTime || assigned.Only || e.Keys.FirstUse(ctx, storage, assigned.Key, role) {
+		return nil
+	}
+	return &age
+}
+
+// ListKey is what EnsureListKey found or did.
+type ListKey struct {
+	New     *keyring.Key // if it was made
+	Unseen  bool         // and verifiers may have a key set without it
+	Problem error        // why no key can sign the lists, if so
+}
+
+// EnsureListKey makes the key that signs the status lists of opaque tokens, if there
+// is none, and the mount has the issuer without which no list is published. It is
+// for writes of what needs a permission, not for those who read. A key that is there
+// stays as it is, and one that cannot be used keeps nothing else from being written.
+func (e *Engine) EnsureListKey(ctx context.Context, storage logical.Storage, c *config.Config) (*ListKey, error) {
+	done := &ListKey{}
+	if c.Issuer == "" {
+		return done, nil
+	}
+	made, err := e.Keys.Ensure(ctx, storage, role.DefaultKey)
+	if err == nil {
+		if made.Made {
+			done.New, done.Unseen = made.Key, !made.Only
+		}
+		_, err = made.Key.Signing()
+	}
+	var mistake *usererror.Error
+	if errors.As(err, &mistake) {
+		done.Problem, err = mistake, nil
+	}
+	return done, err
 }
 
 // outlives returns the life that a key must be able to bear from now on, 0 if it

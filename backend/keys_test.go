@@ -441,6 +441,38 @@ func TestYoungKey(t *testing.T) {
 	}
 }
 
+// Nobody can have fetched a key set for the first role that signs, whoever made the
+// key; after an emergency somebody can.
+func TestYoungKeyOfTheFirstRole(t *testing.T) {
+	for name, test := range map[string]struct {
+		before func(f *fixture) error
+		warns  bool
+	}{
+		"made before": {func(f *fixture) error { return nil }, false},
+		"another key": {func(f *fixture) error {
+			_, _, err := f.Keys.Write(f.ctx, f.storage, "k", keyring.Settings{})
+			return err
+		}, true},
+		"after an emergency": {func(f *fixture) error {
+			_, err := f.Keys.EmergencyRotate(f.ctx, f.storage, role.DefaultKey)
+			return err
+		}, true},
+		"references unread": {func(f *fixture) error {
+			f.storage.Before(storetest.Fail("keyuse/", storetest.List))
+			return nil
+		}, true},
+	} {
+		f := newFixture(t)
+		f.mustRole("bearer", role.Bearer, unchanged) // makes the key
+		if err := test.before(f); err != nil {
+			t.Fatal(err)
+		}
+		if done := f.mustRole("jwt", role.JWT, unchanged); (done.Young != nil) != test.warns {
+			t.Errorf("%s: warns of %v", name, done.Young)
+		}
+	}
+}
+
 // An emergency rotation while a token is being issued leaves no token that is dead
 // on arrival.
 func TestEmergencyDuringIssue(t *testing.T) {

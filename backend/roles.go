@@ -18,8 +18,10 @@ type RoleChange struct {
 	Before   *role.Role // nil if it was created or replaced
 	Created  bool
 	Replaced bool // in place of one that could not be decoded
+	Stored   bool // true even with an error, if what follows the write failed
 	Ceilings *config.Config
 	NewKey   *keyring.Key // the default key, if the role is the first to need it
+	ListKey  *ListKey     // nil if nothing was stored
 	// Young is how long the key that the role was given has published the version
 	// that signs, if that is less than verifiers may cache the key set.
 	Young *time.Duration
@@ -52,7 +54,19 @@ func (e *Engine) ChangeRole(ctx context.Context, storage logical.Storage, name s
 		return nil, err
 	}
 	if done.Role.TokenType == role.JWT {
-		return done, e.putWithKey(ctx, storage, old, done)
+		err = e.putWithKey(ctx, storage, old, done)
+	} else {
+		err = e.put(ctx, storage, done)
 	}
-	return done, e.Roles.Put(ctx, storage, name, done.Role)
+	if err != nil {
+		return done, err
+	}
+	done.ListKey, err = e.EnsureListKey(ctx, storage, done.Ceilings)
+	return done, err
+}
+
+func (e *Engine) put(ctx context.Context, storage logical.Storage, done *RoleChange) error {
+	err := e.Roles.Put(ctx, storage, done.Role.Name, done.Role)
+	done.Stored = err == nil
+	return err
 }

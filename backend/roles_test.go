@@ -70,9 +70,11 @@ func TestChangeRoleIsRefused(t *testing.T) {
 	}
 }
 
-// The default key is made for the first role that needs it, and no other.
+// Without an issuer, the default key is made for the first role that signs with it,
+// and no other.
 func TestKeyOfARole(t *testing.T) {
 	f := newFixture(t)
+	f.setIssuer("")
 	f.mustRole("bearer", role.Bearer, unchanged)
 	if names, err := f.Keys.List(f.ctx, f.storage); err != nil || len(names) != 0 {
 		t.Errorf("keys %v, %v, without a role that signs", names, err)
@@ -91,6 +93,84 @@ func TestKeyOfARole(t *testing.T) {
 	_, err = f.writeRole("jwt", role.JWT, func(r *role.Role) { r.Key = "team" })
 	wantMistake(t, "a key that does not allow the role", err, "key")
 	f.mustRole("team-a", role.JWT, func(r *role.Role) { r.Key = "team" })
+}
+
+// With an issuer, a role of any kind has the key made that signs status lists; an
+// opaque one is no user of it.
+func TestListKeyOfARole(t *testing.T) {
+	for _, kind := range []role.TokenType{role.APIKey, role.Bearer, role.JWT} {
+		f := newFixture(t)
+		if kind == role.JWT {
+			if _, _, err := f.Keys.Write(f.ctx, f.storage, "team", keyring.Settings{}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		change := func(r *role.Role) {
+			if kind == role.JWT {
+				r.Key = "team"
+			}
+		}
+		done := f.mustRole("r", kind, change)
+		if made := done.ListKey.New; made == nil || made.Name != role.DefaultKey || done.ListKey.Unseen != (kind == role.JWT) {
+			t.Errorf("%s: made %+v", kind, done.ListKey)
+		}
+		if users, err := f.Keys.Uses(f.ctx, f.storage, role.DefaultKey); len(users) != 0 || err != nil {
+			t.Errorf("%s: %v refer to the key, %v", kind, users, err)
+		}
+		if done := f.mustRole("r", kind, change); done.ListKey.New != nil {
+			t.Errorf("%s: made once more", kind)
+		}
+	}
+}
+
+// A role is stored whatever becomes of the key for lists, and the next write makes
+// the key if the first could not.
+func TestListKeyOnFaults(t *testing.T) {
+	for name, test := range map[string]struct {
+		inject func(*storetest.Storage)
+		made   bool
+	}{
+		"key unread":    {func(s *storetest.Storage) { s.Before(storetest.Fail("key/", storetest.Get)) }, false},
+		"keys unlisted": {func(s *storetest.Storage) { s.Before(storetest.Fail("key/", storetest.List)) }, false},
+		"key refused":   {func(s *storetest.Storage) { s.Before(storetest.Fail("key/", storetest.Put)) }, false},
+		"reply of key":  {func(s *storetest.Storage) { s.After(storetest.Fail("key/", storetest.Put)) }, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := newFixture(t)
+			test.inject(f.storage)
+			done, err := f.writeRole("bearer", role.Bearer, unchanged)
+			if !errors.Is(err, storetest.ErrInjected) || !done.Stored {
+				t.Errorf("stored %v, %v", done.Stored, err)
+			}
+			f.storage.Heal()
+			if key, err := f.Keys.Get(f.ctx, f.storage, role.DefaultKey); (key != nil) != test.made || err != nil {
+				t.Errorf("there is %v, %v", key, err)
+			}
+			f.mustRole("bearer", role.Bearer, unchanged)
+			if key, err := f.Keys.Get(f.ctx, f.storage, role.DefaultKey); key == nil || err != nil {
+				t.Errorf("after the next write there is %v, %v", key, err)
+			}
+		})
+	}
+}
+
+// A key that cannot be used is left as it is, and keeps no role from being written.
+func TestListKeyThatCannotBeUsed(t *testing.T) {
+	f := newFixture(t)
+	f.mustRole("bearer", role.Bearer, unchanged)
+	f.damage("key/" + role.DefaultKey)
+	f.restart()
+	_, writes := f.storage.Count(func() {
+		if done := f.mustRole("bearer", role.Bearer, unchanged); done.ListKey.New != nil || done.ListKey.Problem == nil {
+			t.Errorf("got %+v", done.ListKey)
+		}
+	})
+	if writes != 1 { // of the role
+		t.Errorf("%d writes", writes)
+	}
+	if done := f.mustRole("other", role.Bearer, unchanged); done.ListKey.Problem == nil {
+		t.Error("says that lists are signed")
+	}
 }
 
 func TestChangeRoleOnFaults(t *testing.T) {

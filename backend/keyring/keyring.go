@@ -121,10 +121,8 @@ func (k *Keyring) byKID(id string) *Version {
 
 // Usable returns the key, if it exists, can be read and allows the role.
 func (k *Keyring) Usable(ctx context.Context, storage logical.Storage, name, role string) (*Key, error) {
-	key, err := k.Get(ctx, storage, name)
+	key, err := k.readable(ctx, storage, name)
 	switch {
-	case errors.Is(err, store.ErrUndecodable):
-		return nil, usererror.Field("key", "%q cannot be used: %s", name, err)
 	case err != nil:
 		return nil, err
 	case key == nil:
@@ -133,6 +131,15 @@ func (k *Keyring) Usable(ctx context.Context, storage logical.Storage, name, rol
 		return nil, usererror.Field("key", "%q does not allow role %q; see its allowed_roles", name, role)
 	}
 	return key, nil
+}
+
+// readable is Get, with a key that cannot be decoded as a mistake in key.
+func (k *Keyring) readable(ctx context.Context, storage logical.Storage, name string) (*Key, error) {
+	key, err := k.Get(ctx, storage, name)
+	if errors.Is(err, store.ErrUndecodable) {
+		return nil, usererror.Field("key", "%q cannot be used: %s", name, err)
+	}
+	return key, err
 }
 
 // put writes a key, of which the caller holds the lock in changing.

@@ -3,6 +3,7 @@ package keyring
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 
 	"github.com/hashicorp/vault/sdk/logical"
@@ -51,7 +52,7 @@ func (k *Keyring) Release(ctx context.Context, storage logical.Storage, key, rol
 	return k.uses.Delete(ctx, storage, useName(key, role))
 }
 
-// Assigned is a key that a role uses from now on.
+// Assigned is a key that a role, or the mount, uses from now on.
 type Assigned struct {
 	Key  *Key
 	Made bool // by this call
@@ -75,14 +76,9 @@ func (k *Keyring) Assign(ctx context.Context, storage logical.Storage, name, rol
 		return nil, err
 	}
 	defer unlock()
-	done := &Assigned{}
-	if pairs != nil {
-		if done.Only, err = k.isEmpty(ctx, storage); err != nil {
-			return nil, err
-		}
-		if done.Key, done.Made, err = k.write(ctx, storage, name, Settings{}, pairs); err != nil {
-			return nil, err
-		}
+	done, err := k.makeMissing(ctx, storage, name, pairs)
+	if err != nil {
+		return nil, err
 	}
 	if done.Key, err = k.Usable(ctx, storage, name, role); err != nil {
 		return done, err
@@ -91,6 +87,53 @@ func (k *Keyring) Assign(ctx context.Context, storage logical.Storage, name, rol
 		return done, err
 	}
 	return done, storeRole(done.Key)
+}
+
+// Ensure returns a key, and makes it with the default settings if there is none. One
+// that cannot be decoded is a mistake in key.
+func (k *Keyring) Ensure(ctx context.Context, storage logical.Storage, name string) (*Assigned, error) {
+	key, err := k.readable(ctx, storage, name)
+	if key != nil || err != nil {
+		return &Assigned{Key: key}, err
+	}
+	pairs, err := k.prepare(ctx, storage, name, nil)
+	if err != nil {
+		return nil, err
+	}
+	unlock, err := k.changing.lock(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	return k.makeMissing(ctx, storage, name, pairs)
+}
+
+// FirstUse reports whether no verifier can have fetched a key set for a token that
+// the key, or another one, signed before it was given to this role: there is no other
+// key, no other role refers to it, and its first version signs. In doubt it says no.
+func (k *Keyring) FirstUse(ctx context.Context, storage logical.Storage, key *Key, role string) bool {
+	names, errNames := k.List(ctx, storage)
+	roles, errRoles := k.Uses(ctx, storage, key.Name)
+	signing, errSigning := key.Signing()
+	return errors.Join(errNames, errRoles, errSigning) == nil &&
+		len(names) == 1 && slices.Equal(roles, []string{role}) && signing.Number == 1
+}
+
+// makeMissing makes a key of the pairs, if there are any and somebody else has not
+// made one meanwhile; the key's lock is held.
+func (k *Keyring) makeMissing(ctx context.Context, storage logical.Storage, name string, pairs []*Version) (*Assigned, error) {
+	done := &Assigned{}
+	if pairs == nil {
+		return done, nil
+	}
+	var err error
+	if done.Only, err = k.isEmpty(ctx, storage); err != nil {
+		return nil, err
+	}
+	if done.Key, done.Made, err = k.write(ctx, storage, name, Settings{}, pairs); err != nil {
+		return nil, err
+	}
+	return done, nil
 }
 
 // prepareMissing makes the pairs of a key if there is none.

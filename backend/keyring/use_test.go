@@ -57,6 +57,39 @@ func TestAssign(t *testing.T) {
 	wantMistake(t, "a key that cannot be read", err, "key")
 }
 
+func TestEnsure(t *testing.T) {
+	f := newFixture(t)
+	if done, err := f.Ensure(f.ctx, f.storage, "default"); err != nil || !done.Made || !done.Only || done.Key.Name != "default" {
+		t.Errorf("got %+v, %v", done, err)
+	}
+	before := f.raw("key/default")
+	if done, err := f.Ensure(f.ctx, f.storage, "default"); err != nil || done.Made || done.Key == nil || f.raw("key/default") != before {
+		t.Errorf("got %+v, %v", done, err)
+	}
+	if done, err := f.Ensure(f.ctx, f.storage, "second"); err != nil || !done.Made || done.Only {
+		t.Errorf("got %+v, %v", done, err)
+	}
+	if len(f.uses("default")) != 0 {
+		t.Errorf("%v refer to it", f.uses("default"))
+	}
+	f.putRaw("key/default", "{")
+	f.restart()
+	_, err := f.Ensure(f.ctx, f.storage, "default")
+	wantMistake(t, "a key that cannot be read", err, "key")
+	var together sync.WaitGroup
+	for range 4 {
+		together.Go(func() {
+			if _, err := f.Ensure(f.ctx, f.storage, "third"); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	together.Wait()
+	if states := f.states("third"); states != "1 signing, 2 next" {
+		t.Errorf("made by many at once, it has versions %s", states)
+	}
+}
+
 // The reference is there before the role, whatever becomes of the role's write.
 func TestReferenceComesFirst(t *testing.T) {
 	f := newFixture(t)
