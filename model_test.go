@@ -978,7 +978,7 @@ func (m *model) settle() {
 			continue
 		}
 		live := 0
-		ids, _ := m.must(logical.ListOperation, "tokens/", map[string]any{"limit": 1000}).Data["keys"].([]string)
+		ids, _ := m.must(logical.ListOperation, "tokens/", map[string]any{"limit": 1000}).Data["keys"].([]string) // missing if there are none
 		for _, id := range ids {
 			if resp := m.must(logical.ReadOperation, "tokens/"+id, nil); resp != nil && resp.Data["role"] == name {
 				live++

@@ -23,7 +23,8 @@ func (b *tokensBackend) pathKeys() []*framework.Path {
 	algorithm := field(framework.TypeString, "Signature algorithm: "+strings.Join(keyring.AlgorithmNames(), ", ")+". Default ES256. Cannot change.")
 	period := field(framework.TypeDurationSecond, "How often the key is rotated automatically, at least 25m. Default 0: on demand only.")
 	allowed := field(framework.TypeCommaStringSlice, "Roles that may use the key. * matches any run of characters. Default *; empty allows none.")
-	write := forwarded(b.pathKeysWrite, "Create or change a signing key.", responds(http.StatusNoContent, nil))
+	audiences := field(framework.TypeCommaStringSlice, "Audiences that tokens signed with the key may have. * matches any run of characters. Default *; empty allows none.")
+	write := forwarded(b.pathKeysWrite, "Create or change a signing key.", changes())
 	return []*framework.Path{
 		{
 			Pattern: "keys/?$",
@@ -71,19 +72,20 @@ policy can allow routine rotation without it.`,
 		{
 			Pattern: "keys/(?P<name>.+)",
 			Fields: map[string]*framework.FieldSchema{
-				"name": name, "algorithm": algorithm, "rotation_period": period, "allowed_roles": allowed,
+				"name": name, "algorithm": algorithm, "rotation_period": period, "allowed_roles": allowed, "allowed_audiences": audiences,
 			},
 			ExistenceCheck: b.keyExists,
 			Operations: map[logical.Operation]framework.OperationHandler{
 				// The node that rotates knows why it could not.
 				logical.ReadOperation: forwarded(b.pathKeysRead, "Read a key's public halves.", responds(http.StatusOK, map[string]*framework.FieldSchema{
-					"algorithm":       algorithm,
-					"rotation_period": period,
-					"allowed_roles":   allowed,
-					"next_rotation":   field(framework.TypeString, "When it is rotated automatically, if it is (RFC 3339)."),
-					"created_at":      field(framework.TypeString, "When the key was created (RFC 3339)."),
-					"versions":        field(framework.TypeSlice, "Versions, oldest first: version, kid, state, created_at, public_key (PEM) or problem, and not_after once retired."),
-					"last_error":      field(framework.TypeString, "Why the key cannot be read, sign, or be rotated automatically, if so, and what to do."),
+					"algorithm":         algorithm,
+					"rotation_period":   period,
+					"allowed_roles":     allowed,
+					"allowed_audiences": audiences,
+					"next_rotation":     field(framework.TypeString, "When it is rotated automatically, if it is (RFC 3339)."),
+					"created_at":        field(framework.TypeString, "When the key was created (RFC 3339)."),
+					"versions":          field(framework.TypeSlice, "Versions, oldest first: version, kid, state, created_at, public_key (PEM) or problem, and not_after once retired."),
+					"last_error":        field(framework.TypeString, "Why the key cannot be read, sign, or be rotated automatically, if so, and what to do."),
 				})),
 				logical.CreateOperation: write,
 				logical.UpdateOperation: write,
@@ -93,7 +95,8 @@ policy can allow routine rotation without it.`,
 			HelpDescription: `
 The private half is made here and never leaves. A key can be deleted once no
 role names it and every token that it signed has expired. One that cannot be read
-is replaced by a write with algorithm and allowed_roles, or deleted.`,
+is replaced by a write with algorithm, allowed_roles and allowed_audiences, or
+deleted.`,
 		},
 	}
 }
@@ -148,11 +151,12 @@ func (b *tokensBackend) pathKeysRead(ctx context.Context, req *logical.Request, 
 		}
 	}
 	shown := map[string]any{
-		"algorithm":       key.Algorithm,
-		"rotation_period": int64(key.RotationPeriod.Seconds()),
-		"allowed_roles":   append([]string{}, key.AllowedRoles...),
-		"created_at":      rfc3339(key.CreatedAt),
-		"versions":        versions,
+		"algorithm":         key.Algorithm,
+		"rotation_period":   int64(key.RotationPeriod.Seconds()),
+		"allowed_roles":     append([]string{}, key.AllowedRoles...),
+		"allowed_audiences": append([]string{}, key.AllowedAudiences...),
+		"created_at":        rfc3339(key.CreatedAt),
+		"versions":          versions,
 	}
 	if at := key.NextRotation(); !at.IsZero() {
 		shown["next_rotation"] = rfc3339(at)
@@ -195,18 +199,23 @@ func (b *tokensBackend) pathKeysWrite(ctx context.Context, req *logical.Request,
 	if err != nil {
 		return nil, err
 	}
-	key, created, err := b.engine.WriteKey(ctx, req.Storage, name, keyring.Settings{
-		Algorithm:      optional[string](data, "algorithm"),
-		RotationPeriod: optionalSeconds(data, "rotation_period"),
-		AllowedRoles:   optional[[]string](data, "allowed_roles"),
-	})
+	settings := keyring.Settings{
+		Algorithm:        optional[string](data, "algorithm"),
+		RotationPeriod:   optionalSeconds(data, "rotation_period"),
+		AllowedRoles:     optional[[]string](data, "allowed_roles"),
+		AllowedAudiences: optional[[]string](data, "allowed_audiences"),
+	}
+	key, created, err := b.engine.WriteKey(ctx, req.Storage, name, settings)
 	if err != nil {
 		return nil, err
 	}
 	if created {
 		b.logKeyCreated(key)
 	} else {
-		b.Logger().Info("key written", "key", name, "rotation_period", key.RotationPeriod, "allowed_roles", key.AllowedRoles)
+		b.Logger().Info("key written", "key", name, "rotation_period", key.RotationPeriod, "allowed_roles", key.AllowedRoles, "allowed_audiences", key.AllowedAudiences)
+	}
+	if named := settings.AllowedAudiences; named != nil && len(*named) == 0 {
+		return warn([]string{"allowed_audiences is empty: no token can be issued with the key"}), nil
 	}
 	return nil, nil
 }

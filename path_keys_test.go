@@ -174,6 +174,43 @@ func TestAllowedRoles(t *testing.T) {
 	m.refused(logical.ReadOperation, "creds/team-a", nil)
 }
 
+// Who may write roles is held to a key's audiences, when the role is written and when
+// a token is issued.
+func TestAllowedAudiencesOfAKey(t *testing.T) {
+	m := newMount(t).withRoles()
+	m.must(logical.CreateOperation, "keys/orders", map[string]any{"allowed_audiences": "https://orders.example.com,https://*.orders.example.com"})
+	m.clock.Advance(time.Hour)
+	role := func(audiences string) map[string]any {
+		return map[string]any{"token_type": "jwt", "key": "orders", "audiences": audiences}
+	}
+	m.answers([]row{
+		{operation: logical.CreateOperation, path: "roles/other", data: role("https://billing.example.com"), refused: "audiences"},
+		{operation: logical.CreateOperation, path: "roles/other", data: role("https://orders.example.com,https://billing.example.com"), refused: "audiences"},
+		{operation: logical.CreateOperation, path: "roles/orders", data: role("https://orders.example.com,https://eu.orders.example.com")},
+	})
+	m.must(logical.ReadOperation, "creds/orders", nil)
+	m.must(logical.UpdateOperation, "keys/orders", map[string]any{"allowed_audiences": "https://*.orders.example.com"})
+	message := m.refused(logical.ReadOperation, "creds/orders", nil)
+	for _, part := range []string{"audience: ", `"https://orders.example.com"`, `key "orders"`, "allowed_audiences"} {
+		if !strings.Contains(message, part) {
+			t.Errorf("%q does not name %s", message, part)
+		}
+	}
+	m.must(logical.UpdateOperation, "creds/orders", map[string]any{"audience": "https://eu.orders.example.com"})
+	m.answers([]row{
+		{operation: logical.UpdateOperation, path: "keys/orders", data: map[string]any{"allowed_audiences": ""}, warning: "allowed_audiences is empty"},
+		{operation: logical.UpdateOperation, path: "keys/orders", data: map[string]any{"rotation_period": "24h"}},
+		{operation: logical.UpdateOperation, path: "creds/orders", data: map[string]any{"audience": "https://eu.orders.example.com"}, refused: "audience"},
+		{operation: logical.UpdateOperation, path: "keys/orders", data: map[string]any{"allowed_audiences": []any{""}}, refused: "allowed_audiences"},
+	})
+	m.restart()
+	if shown := m.must(logical.ReadOperation, "keys/orders", nil).Data; !reflect.DeepEqual(shown["allowed_audiences"], []string{}) {
+		t.Errorf("shown is %v", shown["allowed_audiences"])
+	}
+	m.refused(logical.UpdateOperation, "creds/orders", map[string]any{"audience": "https://eu.orders.example.com"})
+	m.issueJWT() // of another key
+}
+
 func TestAlgorithms(t *testing.T) {
 	for _, name := range []string{"ES256", "ES384", "EdDSA", "Ed25519", "RS256", "PS256"} {
 		t.Run(name, func(t *testing.T) {
@@ -269,7 +306,7 @@ func TestUndecodableKey(t *testing.T) {
 	if len(m.published()) != 2 {
 		t.Errorf("published are %v", m.published())
 	}
-	if message := m.refused(logical.ReadOperation, "creds/bad", nil); !strings.HasPrefix(message, "key: ") || !strings.Contains(message, "algorithm and allowed_roles") {
+	if message := m.refused(logical.ReadOperation, "creds/bad", nil); !strings.HasPrefix(message, "key: ") || !strings.Contains(message, "algorithm, allowed_roles and allowed_audiences") {
 		t.Errorf("refused with %q", message)
 	}
 	if names := m.must(logical.ListOperation, "keys/", nil).Data["keys"].([]string); !slices.Contains(names, "bad") {
@@ -288,7 +325,7 @@ func TestUndecodableKey(t *testing.T) {
 	if message := m.refused(logical.UpdateOperation, "keys/bad", map[string]any{"algorithm": "ES256"}); !strings.HasPrefix(message, "allowed_roles: ") {
 		t.Errorf("refused with %q", message)
 	}
-	m.must(logical.UpdateOperation, "keys/bad", map[string]any{"algorithm": "ES256", "allowed_roles": "bad"})
+	m.must(logical.UpdateOperation, "keys/bad", map[string]any{"algorithm": "ES256", "allowed_roles": "bad", "allowed_audiences": "*"})
 	m.must(logical.ReadOperation, "creds/bad", nil)
 	if shown := m.must(logical.ReadOperation, "keys/bad", nil).Data; shown["last_error"] != nil {
 		t.Errorf("still shown: %v", shown["last_error"])
@@ -429,7 +466,7 @@ func TestKeys(t *testing.T) {
 	versions := shown["versions"].([]map[string]any)
 	delete(shown, "versions")
 	if want := map[string]any{
-		"algorithm": "Ed25519", "rotation_period": int64(86400), "allowed_roles": []string{"team-*", "a"},
+		"algorithm": "Ed25519", "rotation_period": int64(86400), "allowed_roles": []string{"team-*", "a"}, "allowed_audiences": []string{"*"},
 		"created_at": rfc3339(now), "next_rotation": rfc3339(now.Add(24 * time.Hour)),
 	}; !reflect.DeepEqual(shown, want) {
 		t.Errorf("shown is %v, want %v", shown, want)

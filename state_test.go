@@ -132,6 +132,8 @@ func (m *oldMount) withNewFields(path string, answer json.RawMessage) json.RawMe
 		added = `{"allowed_audiences": ["*"], "standby_introspection": "forward"}`
 	case strings.HasPrefix(path, "roles/") && path != "roles/":
 		added = `{"allowed_metadata": [], "require_cnf": false, "track": false}`
+	case strings.HasPrefix(path, "keys/") && path != "keys/":
+		added = `{"allowed_audiences": ["*"]}`
 	default:
 		return answer
 	}

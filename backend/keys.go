@@ -81,6 +81,9 @@ func (e *Engine) putWithKey(ctx context.Context, storage logical.Storage, old *r
 		if err := key.CheckLife(outlived); err != nil {
 			return err
 		}
+		if err := key.CheckAudiences("audiences", r.Audiences); err != nil {
+			return err
+		}
 		return e.put(ctx, storage, done)
 	})
 	if assigned != nil && assigned.Made {

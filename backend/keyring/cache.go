@@ -229,7 +229,7 @@ func remedy(name string, err error) string {
 	if errors.Is(err, store.ErrNewer) {
 		return fmt.Sprintf("its tokens are refused until that version runs, or delete keys/%s", name)
 	}
-	return fmt.Sprintf("its tokens are refused. Restore the entry from a backup, replace the key by writing keys/%s with algorithm and allowed_roles, or delete it", name)
+	return fmt.Sprintf("its tokens are refused. Restore the entry from a backup, replace the key by writing keys/%s with algorithm, allowed_roles and allowed_audiences, or delete it", name)
 }
 
 // report reports what is wrong with a key, nil if nothing is, once per change.

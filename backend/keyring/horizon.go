@@ -37,11 +37,15 @@ type horizon struct {
 	Lists time.Time `json:"lists,omitzero"`
 }
 
-// ForSigning returns the version of a key that signs. Before that it makes sure
+// ForSigning returns the version of a key that signs, if the key allows the role and
+// the audiences. Before that it makes sure
 // that the storage has the horizon of that version at expires or later.
-func (k *Keyring) ForSigning(ctx context.Context, storage logical.Storage, name, role string, expires time.Time) (*Version, error) {
+func (k *Keyring) ForSigning(ctx context.Context, storage logical.Storage, name, role string, audiences []string, expires time.Time) (*Version, error) {
 	key, err := k.Usable(ctx, storage, name, role)
 	if err != nil {
+		return nil, err
+	}
+	if err := key.CheckAudiences("audience", audiences); err != nil {
 		return nil, err
 	}
 	version, err := key.Signing()

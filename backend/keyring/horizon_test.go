@@ -117,7 +117,7 @@ func TestPinOutlivesVersions(t *testing.T) {
 		"replacement": func(f *fixture) {
 			f.putRaw("key/k", "{")
 			f.restart()
-			f.write("k", Settings{Algorithm: &algorithm, AllowedRoles: &roles})
+			f.write("k", Settings{Algorithm: &algorithm, AllowedRoles: &roles, AllowedAudiences: &roles})
 		},
 		"deletion of what cannot be read": func(f *fixture) {
 			f.putRaw("key/k", "{")
@@ -259,7 +259,7 @@ func TestPinAndSignTogether(t *testing.T) {
 		})
 		working.Go(func() {
 			life := time.Duration(i+11) * time.Hour
-			if _, err := f.ForSigning(f.ctx, f.storage, "k", fmt.Sprint("r", i), f.now.Add(life)); err != nil {
+			if _, err := f.ForSigning(f.ctx, f.storage, "k", fmt.Sprint("r", i), nil, f.now.Add(life)); err != nil {
 				t.Error(err)
 			}
 		})

@@ -13,6 +13,7 @@ import (
 	"github.com/golang-jwt/jwt/v5"
 	"github.com/ryanuber/go-glob"
 
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/scope"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/usererror"
 )
 
@@ -34,8 +35,11 @@ type Key struct {
 	Algorithm      string
 	RotationPeriod time.Duration // zero: rotated on demand only
 	AllowedRoles   []string      // patterns; empty allows none
-	CreatedAt      time.Time
-	Versions       []*Version // oldest first; one is next, one signs
+	// AllowedAudiences are patterns of what tokens that it signs may be for; empty
+	// allows none.
+	AllowedAudiences []string
+	CreatedAt        time.Time
+	Versions         []*Version // oldest first; one is next, one signs
 
 	outdated bool // stored in a form that keeps more than is needed
 }
@@ -102,6 +106,15 @@ func (k *Key) NextRotation() time.Time {
 // Allows reports whether a role may use the key.
 func (k *Key) Allows(role string) bool {
 	return slices.ContainsFunc(k.AllowedRoles, func(pattern string) bool { return glob.Glob(pattern, role) })
+}
+
+// CheckAudiences refuses audiences that the key allows no token for, as a mistake in
+// the field.
+func (k *Key) CheckAudiences(field string, audiences []string) error {
+	if a, outside := scope.Outside(k.AllowedAudiences, audiences); outside {
+		return usererror.Field(field, "%q is not allowed by key %q; see its allowed_audiences", usererror.Clip(a), k.Name)
+	}
+	return nil
 }
 
 // problem tells of a version that cannot be used, nil if there is none.

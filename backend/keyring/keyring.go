@@ -69,7 +69,7 @@ type Keyring struct {
 // New returns the keyring of a mount; keys are loaded when they are asked for.
 func New(clock func() time.Time) *Keyring {
 	return &Keyring{
-		entries:        store.Entries[storedKey]{Prefix: StoragePrefix, Format: 1},
+		entries:        store.Entries[storedKey]{Prefix: StoragePrefix, Format: keyFormat, New: newStoredKey},
 		horizonEntries: store.Entries[horizon]{Prefix: horizonPrefix, Format: horizonFormat},
 		uses:           store.Entries[use]{Prefix: usePrefix, Format: 1},
 		clock:          clock,

@@ -60,7 +60,7 @@ func (f *fixture) get(name string) *Key {
 // sign does what issuing a token with this life does to the key.
 func (f *fixture) sign(name string, life time.Duration) *Version {
 	f.t.Helper()
-	version, err := f.ForSigning(f.ctx, f.storage, name, "role", f.now.Add(life))
+	version, err := f.ForSigning(f.ctx, f.storage, name, "role", nil, f.now.Add(life))
 	if err != nil {
 		f.t.Fatal(err)
 	}
@@ -332,7 +332,7 @@ func TestUsable(t *testing.T) {
 	for _, no := range []struct{ key, role string }{{"k", "b"}, {"never", "a"}} {
 		_, err := f.Usable(f.ctx, f.storage, no.key, no.role)
 		wantMistake(t, "use", err, "key")
-		_, err = f.ForSigning(f.ctx, f.storage, no.key, no.role, f.now.Add(time.Minute))
+		_, err = f.ForSigning(f.ctx, f.storage, no.key, no.role, nil, f.now.Add(time.Minute))
 		wantMistake(t, "sign", err, "key")
 	}
 }

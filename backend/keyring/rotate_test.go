@@ -235,7 +235,7 @@ func TestFaults(t *testing.T) {
 			return err
 		},
 		"horizon": func(f *fixture, ctx context.Context) error {
-			_, err := f.ForSigning(ctx, f.storage, "k", "role", f.now.Add(hour))
+			_, err := f.ForSigning(ctx, f.storage, "k", "role", nil, f.now.Add(hour))
 			return err
 		},
 		"pin": func(f *fixture, ctx context.Context) error {

@@ -14,12 +14,14 @@ import (
 // storedKey is a key as stored. Entries of format 0 have the private half of
 // every version and no public one.
 type storedKey struct {
-	Name           string            `json:"name"`
-	Algorithm      string            `json:"algorithm"`
-	RotationPeriod time.Duration     `json:"rotation_period,omitempty"`
-	AllowedRoles   []string          `json:"allowed_roles"`
-	CreatedAt      time.Time         `json:"created_at"`
-	Versions       []json.RawMessage `json:"versions"` // each decoded by itself
+	Name           string        `json:"name"`
+	Algorithm      string        `json:"algorithm"`
+	RotationPeriod time.Duration `json:"rotation_period,omitempty"`
+	AllowedRoles   []string      `json:"allowed_roles"`
+	CreatedAt      time.Time     `json:"created_at"`
+	// AllowedAudiences is missing before format 2.
+	AllowedAudiences []string          `json:"allowed_audiences"`
+	Versions         []json.RawMessage `json:"versions"` // each decoded by itself
 }
 
 // storedVersion is a version as stored, private half included. It never leaves
@@ -37,6 +39,13 @@ type storedVersion struct {
 	PKCS8        []byte    `json:"private_key,omitempty"` // only while next or signing
 }
 
+// keyFormat is 2 since there are allowed_audiences.
+const keyFormat = 2
+
+// newStoredKey is what a key is decoded onto: one from before there were
+// allowed_audiences allows any.
+func newStoredKey(string) *storedKey { return &storedKey{AllowedAudiences: []string{"*"}} }
+
 // decode returns the key. A version of it that cannot be decoded has a Problem;
 // a key of which the algorithm is unknown is an error as a whole.
 func (s *storedKey) decode(name string) (*Key, error) {
@@ -44,11 +53,12 @@ func (s *storedKey) decode(name string) (*Key, error) {
 		return nil, fmt.Errorf("%w: %s%s: unknown algorithm %.32q", store.ErrUndecodable, StoragePrefix, name, s.Algorithm)
 	}
 	key := &Key{
-		Name:           name,
-		Algorithm:      s.Algorithm,
-		RotationPeriod: s.RotationPeriod,
-		AllowedRoles:   s.AllowedRoles,
-		CreatedAt:      s.CreatedAt,
+		Name:             name,
+		Algorithm:        s.Algorithm,
+		RotationPeriod:   s.RotationPeriod,
+		AllowedRoles:     s.AllowedRoles,
+		AllowedAudiences: s.AllowedAudiences,
+		CreatedAt:        s.CreatedAt,
 	}
 	for _, encoded := range s.Versions {
 		v, outdated := decodeVersion(encoded)
@@ -136,11 +146,12 @@ func (v *Version) decodeHalves(pkix, pkcs8 []byte) error {
 // encode returns the stored form of a key.
 func (k *Key) encode() (*storedKey, error) {
 	s := &storedKey{
-		Name:           k.Name,
-		Algorithm:      k.Algorithm,
-		RotationPeriod: k.RotationPeriod,
-		AllowedRoles:   k.AllowedRoles,
-		CreatedAt:      k.CreatedAt,
+		Name:             k.Name,
+		Algorithm:        k.Algorithm,
+		RotationPeriod:   k.RotationPeriod,
+		AllowedRoles:     k.AllowedRoles,
+		AllowedAudiences: k.AllowedAudiences,
+		CreatedAt:        k.CreatedAt,
 	}
 	for _, v := range k.Versions {
 		encoded, err := v.encode()

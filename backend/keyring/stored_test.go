@@ -154,7 +154,7 @@ func TestFormatZero(t *testing.T) {
 	if done := f.rotateDue(); len(done) != 0 {
 		t.Errorf("rotated %+v", done)
 	}
-	if strings.Count(f.raw("key/k"), `"private_key"`) != 2 || !strings.Contains(f.raw("key/k"), `{"format":1,`) {
+	if strings.Count(f.raw("key/k"), `"private_key"`) != 2 || !strings.Contains(f.raw("key/k"), `{"format":2,`) {
 		t.Error("a retired version keeps its private half")
 	}
 	if _, writes := f.storage.Count(func() { f.rotateDue() }); writes != 0 {
@@ -187,6 +187,43 @@ func TestLaterHorizonCounts(t *testing.T) {
 	}
 }
 
+// A key from before there were allowed_audiences allows any. Once this build has
+// written it, a build that does not know them does not sign with it.
+func TestAllowedAudiencesAreStored(t *testing.T) {
+	f := newFixture(t)
+	f.write("k", Settings{})
+	var stored map[string]any
+	if err := json.Unmarshal([]byte(f.raw("key/k")), &stored); err != nil {
+		t.Fatal(err)
+	}
+	delete(stored, "allowed_audiences")
+	stored["format"] = 1
+	encoded, err := json.Marshal(stored)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.putRaw("key/k", string(encoded))
+	f.restart()
+	if err := f.get("k").CheckAudiences("audience", []string{"any"}); err != nil {
+		t.Errorf("a key of format 1: %v", err)
+	}
+	for _, allowed := range [][]string{{"a*"}, {}} {
+		f.write("k", Settings{AllowedAudiences: &allowed})
+		f.rotate("k", 0)
+		f.restart()
+		wantMistake(t, "what it does not allow", f.get("k").CheckAudiences("audience", []string{"a1", "b"}), "audience")
+		if err := f.get("k").CheckAudiences("audience", []string{"a1"}); (err == nil) != (len(allowed) > 0) {
+			t.Errorf("%q: %v", allowed, err)
+		}
+	}
+	_, err = f.ForSigning(f.ctx, f.storage, "k", "role", []string{"a1"}, f.now)
+	wantMistake(t, "sign", err, "audience")
+	older := store.Entries[struct{}]{Prefix: StoragePrefix, Format: 1}
+	if _, err := older.Read(f.ctx, f.storage, "k"); !errors.Is(err, store.ErrNewer) {
+		t.Errorf("a build from before reads it: %v", err)
+	}
+}
+
 // The private half is written when the key changes. Signing writes the horizon, and
 // the key's entry is not touched.
 func TestSigningDoesNotWriteTheKey(t *testing.T) {
@@ -214,7 +251,7 @@ func TestUndecodableKeyFailsAlone(t *testing.T) {
 		"empty":             {func(string) string { return "" }, false},
 		"no object":         {func(string) string { return "[]" }, false},
 		"unknown algorithm": {func(s string) string { return strings.Replace(s, `"algorithm":"ES256"`, `"algorithm":"ES999"`, 1) }, false},
-		"newer format":      {func(s string) string { return strings.Replace(s, `"format":1`, `"format":2`, 1) }, true},
+		"newer format":      {func(s string) string { return strings.Replace(s, `"format":2`, `"format":3`, 1) }, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := newFixture(t)
@@ -238,7 +275,7 @@ func TestUndecodableKeyFailsAlone(t *testing.T) {
 			if _, err := f.Get(f.ctx, f.storage, "bad"); !errors.Is(err, store.ErrUndecodable) || errors.Is(err, store.ErrNewer) != test.newer {
 				t.Errorf("get: %v", err)
 			}
-			_, err := f.ForSigning(f.ctx, f.storage, "bad", "role", f.now.Add(time.Minute))
+			_, err := f.ForSigning(f.ctx, f.storage, "bad", "role", nil, f.now.Add(time.Minute))
 			wantMistake(t, "sign", err, "key")
 			_, err = f.Rotate(f.ctx, f.storage, "bad", true, f.now)
 			wantMistake(t, "rotate", err, "name")
@@ -257,7 +294,9 @@ func TestUndecodableKeyFailsAlone(t *testing.T) {
 			wantMistake(t, "write without algorithm", err, map[bool]string{false: "algorithm", true: "name"}[test.newer])
 			_, _, err = f.Write(f.ctx, f.storage, "bad", Settings{Algorithm: &algorithm})
 			wantMistake(t, "write that would widen allowed_roles", err, map[bool]string{false: "allowed_roles", true: "name"}[test.newer])
-			_, created, err := f.Write(f.ctx, f.storage, "bad", Settings{Algorithm: &algorithm, AllowedRoles: &roles})
+			_, _, err = f.Write(f.ctx, f.storage, "bad", Settings{Algorithm: &algorithm, AllowedRoles: &roles})
+			wantMistake(t, "write that would widen allowed_audiences", err, map[bool]string{false: "allowed_audiences", true: "name"}[test.newer])
+			_, created, err := f.Write(f.ctx, f.storage, "bad", Settings{Algorithm: &algorithm, AllowedRoles: &roles, AllowedAudiences: &[]string{"*"}})
 			if test.newer {
 				wantMistake(t, "overwrite what a newer version wrote", err, "name")
 			} else {
@@ -306,7 +345,7 @@ func TestDamagedVersion(t *testing.T) {
 				if len(*reports) != 1 || !strings.Contains((*reports)[0], "rotate-emergency") || f.Problem("k") == "" {
 					t.Errorf("reported %q", *reports)
 				}
-				_, err := f.ForSigning(f.ctx, f.storage, "k", "role", f.now.Add(time.Minute))
+				_, err := f.ForSigning(f.ctx, f.storage, "k", "role", nil, f.now.Add(time.Minute))
 				if state == Signing {
 					wantMistake(t, "sign", err, "key")
 				} else if err != nil {
@@ -356,7 +395,7 @@ func TestUndecodableHorizon(t *testing.T) {
 		t.Error("not published")
 	}
 	for range 2 {
-		_, err := f.ForSigning(f.ctx, f.storage, "k", "role", f.now.Add(time.Minute))
+		_, err := f.ForSigning(f.ctx, f.storage, "k", "role", nil, f.now.Add(time.Minute))
 		wantMistake(t, "sign", err, "key")
 	}
 	_, err := f.Rotate(f.ctx, f.storage, "k", true, f.now)

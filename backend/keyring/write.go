@@ -7,15 +7,17 @@ import (
 
 	"github.com/hashicorp/vault/sdk/logical"
 
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/scope"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/store"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/usererror"
 )
 
 // Settings are what a write of a key may name; nil leaves what is.
 type Settings struct {
-	Algorithm      *string
-	RotationPeriod *time.Duration
-	AllowedRoles   *[]string
+	Algorithm        *string
+	RotationPeriod   *time.Duration
+	AllowedRoles     *[]string
+	AllowedAudiences *[]string
 
 	// LongestLife is the longest life of a token of the roles that use the key, as
 	// far as is known. It bounds how often the key can be rotated.
@@ -40,6 +42,9 @@ func (s *Settings) validate() error {
 				return usererror.Field("allowed_roles", "entry %d is not a role's name of at most 128 bytes; * in it matches any run of characters", i+1)
 			}
 		}
+	}
+	if s.AllowedAudiences != nil {
+		return scope.ValidateAudiencePatterns("allowed_audiences", *s.AllowedAudiences)
 	}
 	return nil
 }
@@ -133,7 +138,7 @@ func (k *Keyring) write(ctx context.Context, storage logical.Storage, name strin
 			return nil, false, usererror.Field("name", "key %q was deleted meanwhile; write it again to create it", name)
 		}
 		now := k.clock()
-		key = &Key{Name: name, Algorithm: pairs[0].Algorithm, AllowedRoles: []string{"*"}, CreatedAt: now}
+		key = &Key{Name: name, Algorithm: pairs[0].Algorithm, AllowedRoles: []string{"*"}, AllowedAudiences: []string{"*"}, CreatedAt: now}
 		key.add(pairs[0], Signing, now)
 		key.add(pairs[1], Next, now)
 	} else {
@@ -148,6 +153,9 @@ func (k *Keyring) write(ctx context.Context, storage logical.Storage, name strin
 	}
 	if settings.AllowedRoles != nil {
 		key.AllowedRoles = *settings.AllowedRoles
+	}
+	if settings.AllowedAudiences != nil {
+		key.AllowedAudiences = *settings.AllowedAudiences
 	}
 	if key.RotationPeriod != before.RotationPeriod {
 		if err := k.checkPeriod(ctx, storage, key, settings.LongestLife); err != nil {
@@ -173,6 +181,8 @@ func mayReplace(name string, settings Settings, unreadable error) error {
 	case settings.AllowedRoles == nil:
 		// Its default would allow roles that the key did not.
 		return usererror.Field("allowed_roles", "is needed to replace key %q, which cannot be read: %s", name, unreadable)
+	case settings.AllowedAudiences == nil: // likewise
+		return usererror.Field("allowed_audiences", "is needed to replace key %q, which cannot be read: %s", name, unreadable)
 	}
 	return nil
 }

@@ -147,7 +147,7 @@ func (t *Tokens) issueJWT(ctx context.Context, storage logical.Storage, issued *
 	if err != nil {
 		return err
 	}
-	version, err := t.keys.ForSigning(ctx, storage, r.Key, r.Name, issued.ExpiresAt)
+	version, err := t.keys.ForSigning(ctx, storage, r.Key, r.Name, issued.Audience, issued.ExpiresAt)
 	if err != nil {
 		return err
 	}
@@ -197,7 +197,7 @@ func (t *Tokens) sign(ctx context.Context, storage logical.Storage, issued *Issu
 			issued.Token = format.Secret(signed)
 			return nil
 		}
-		if version, err = t.keys.ForSigning(ctx, storage, r.Key, r.Name, issued.ExpiresAt); err != nil {
+		if version, err = t.keys.ForSigning(ctx, storage, r.Key, r.Name, issued.Audience, issued.ExpiresAt); err != nil {
 			return err
 		}
 	}

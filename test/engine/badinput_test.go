@@ -378,6 +378,8 @@ func badConfig() []badInput {
 		config("allowed_audiences empty", fields{"allowed_audiences": []string{""}}, "allowed_audiences"),
 		config("allowed_audiences with a control character", fields{"allowed_audiences": []string{"a\u0001"}}, "allowed_audiences"),
 		config("allowed_audiences object", fields{"allowed_audiences": fields{"a": 1}}, "allowed_audiences"),
+		badInput{"keys: allowed_audiences empty", "POST", "keys/new", fields{"allowed_audiences": []string{""}}, 400, "allowed_audiences"},
+		badInput{"keys: allowed_audiences null", "POST", "keys/new", fields{"allowed_audiences": nil}, 400, "allowed_audiences"},
 		config("allowed_audiences null", fields{"allowed_audiences": nil}, "allowed_audiences"),
 		config("standby_introspection word", fields{"standby_introspection": "both"}, "standby_introspection"),
 		config("standby_introspection empty", fields{"standby_introspection": ""}, "standby_introspection"),
