@@ -18,13 +18,21 @@ import (
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/store"
 )
 
+// keyFields declares the settings of a key, as written or read.
+func keyFields() map[string]*framework.FieldSchema {
+	return map[string]*framework.FieldSchema{
+		"algorithm":         field(framework.TypeString, "Signature algorithm: "+strings.Join(keyring.AlgorithmNames(), ", ")+". Default ES256. Cannot change."),
+		"rotation_period":   field(framework.TypeDurationSecond, "How often the key is rotated automatically, at least 25m. Default 0: on demand only."),
+		"allowed_roles":     field(framework.TypeCommaStringSlice, "Roles that may use the key. * matches any run of characters. Default *; empty allows none."),
+		"allowed_audiences": field(framework.TypeCommaStringSlice, "Audiences that tokens signed with the key may have. * matches any run of characters. Default *; empty allows none."),
+	}
+}
+
+func keyNameField() *framework.FieldSchema {
+	return field(framework.TypeString, "Name of the key. Case matters.")
+}
+
 func (b *tokensBackend) pathKeys() []*framework.Path {
-	name := field(framework.TypeString, "Name of the key. Case matters.")
-	algorithm := field(framework.TypeString, "Signature algorithm: "+strings.Join(keyring.AlgorithmNames(), ", ")+". Default ES256. Cannot change.")
-	period := field(framework.TypeDurationSecond, "How often the key is rotated automatically, at least 25m. Default 0: on demand only.")
-	allowed := field(framework.TypeCommaStringSlice, "Roles that may use the key. * matches any run of characters. Default *; empty allows none.")
-	audiences := field(framework.TypeCommaStringSlice, "Audiences that tokens signed with the key may have. * matches any run of characters. Default *; empty allows none.")
-	write := forwarded(b.pathKeysWrite, "Create or change a signing key.", changes())
 	return []*framework.Path{
 		{
 			Pattern: "keys/?$",
@@ -38,66 +46,77 @@ func (b *tokensBackend) pathKeys() []*framework.Path {
 			HelpSynopsis:    "List the signing keys.",
 			HelpDescription: "Signing keys sign JWTs; see keys/<name>.",
 		},
-		{
-			Pattern: "keys/(?P<name>[^/]+)/rotate",
-			Fields: map[string]*framework.FieldSchema{
-				"name":  name,
-				"force": field(framework.TypeBool, "Rotate even if the next version has been published for so short that verifiers may not have it. Default false."),
-			},
-			Operations: map[logical.Operation]framework.OperationHandler{
-				logical.UpdateOperation: forwarded(b.pathKeysRotate, "Rotate a signing key now.", responds(http.StatusOK, rotated(map[string]*framework.FieldSchema{
-					"retired":   field(framework.TypeString, "Id of the version that no longer signs, and stays published until not_after."),
-					"not_after": field(framework.TypeString, "When the last token that the retired version signed has expired (RFC 3339)."),
-				}))),
-			},
-			HelpSynopsis: "Rotate a signing key now.",
-			HelpDescription: `
+		b.pathKeyRotate(),
+		b.pathKeyRotateEmergency(),
+		b.pathKey(),
+	}
+}
+
+func (b *tokensBackend) pathKeyRotate() *framework.Path {
+	return &framework.Path{
+		Pattern: "keys/(?P<name>[^/]+)/rotate",
+		Fields: map[string]*framework.FieldSchema{
+			"name":  keyNameField(),
+			"force": field(framework.TypeBool, "Rotate even if the next version has been published for so short that verifiers may not have it. Default false."),
+		},
+		Operations: map[logical.Operation]framework.OperationHandler{
+			logical.UpdateOperation: forwarded(b.pathKeysRotate, "Rotate a signing key now.", responds(http.StatusOK, rotated(map[string]*framework.FieldSchema{
+				"retired":   field(framework.TypeString, "Id of the version that no longer signs, and stays published until not_after."),
+				"not_after": field(framework.TypeString, "When the last token that the retired version signed has expired (RFC 3339)."),
+			}))),
+		},
+		HelpSynopsis: "Rotate a signing key now.",
+		HelpDescription: `
 The next version, which is published already, begins to sign; the one that
 signed stays published until every token that it signed has expired. Nothing
 breaks. It is refused while the next version has been published for less than
 25 minutes, so that a request which is repeated does not rotate twice.`,
+	}
+}
+
+func (b *tokensBackend) pathKeyRotateEmergency() *framework.Path {
+	return &framework.Path{
+		Pattern: "keys/(?P<name>[^/]+)/rotate-emergency",
+		Fields:  map[string]*framework.FieldSchema{"name": keyNameField()},
+		Operations: map[logical.Operation]framework.OperationHandler{
+			logical.UpdateOperation: forwarded(b.pathKeysRotateEmergency, "Drop every version of a key that leaked.", responds(http.StatusOK, rotated(nil))),
 		},
-		{
-			Pattern: "keys/(?P<name>[^/]+)/rotate-emergency",
-			Fields:  map[string]*framework.FieldSchema{"name": name},
-			Operations: map[logical.Operation]framework.OperationHandler{
-				logical.UpdateOperation: forwarded(b.pathKeysRotateEmergency, "Drop every version of a key that leaked.", responds(http.StatusOK, rotated(nil))),
-			},
-			HelpSynopsis: "Drop every version of a key that leaked.",
-			HelpDescription: `
+		HelpSynopsis: "Drop every version of a key that leaked.",
+		HelpDescription: `
 Every version is dropped at once, the next one included, and new ones are made.
 All tokens that the key signed stop working. It has a path of its own, so that a
 policy can allow routine rotation without it.`,
+	}
+}
+
+func (b *tokensBackend) pathKey() *framework.Path {
+	fields := keyFields()
+	fields["name"] = keyNameField()
+	shown := keyFields()
+	maps.Copy(shown, map[string]*framework.FieldSchema{
+		"next_rotation": field(framework.TypeString, "When it is rotated automatically, if it is (RFC 3339)."),
+		"created_at":    field(framework.TypeString, "When the key was created (RFC 3339)."),
+		"versions":      field(framework.TypeSlice, "Versions, oldest first: version, kid, state, created_at, public_key (PEM) or problem, and not_after once retired."),
+		"last_error":    field(framework.TypeString, "Why the key cannot be read, sign, or be rotated automatically, if so, and what to do."),
+	})
+	write := forwarded(b.pathKeysWrite, "Create or change a signing key.", changes())
+	return &framework.Path{
+		Pattern:        "keys/(?P<name>.+)",
+		Fields:         fields,
+		ExistenceCheck: b.keyExists,
+		Operations: map[logical.Operation]framework.OperationHandler{
+			// The node that rotates knows why it could not.
+			logical.ReadOperation:   forwarded(b.pathKeysRead, "Read a key's public halves.", responds(http.StatusOK, shown)),
+			logical.CreateOperation: write,
+			logical.UpdateOperation: write,
+			logical.DeleteOperation: forwarded(b.pathKeysDelete, "Delete a key that nothing uses.", responds(http.StatusNoContent, nil)),
 		},
-		{
-			Pattern: "keys/(?P<name>.+)",
-			Fields: map[string]*framework.FieldSchema{
-				"name": name, "algorithm": algorithm, "rotation_period": period, "allowed_roles": allowed, "allowed_audiences": audiences,
-			},
-			ExistenceCheck: b.keyExists,
-			Operations: map[logical.Operation]framework.OperationHandler{
-				// The node that rotates knows why it could not.
-				logical.ReadOperation: forwarded(b.pathKeysRead, "Read a key's public halves.", responds(http.StatusOK, map[string]*framework.FieldSchema{
-					"algorithm":         algorithm,
-					"rotation_period":   period,
-					"allowed_roles":     allowed,
-					"allowed_audiences": audiences,
-					"next_rotation":     field(framework.TypeString, "When it is rotated automatically, if it is (RFC 3339)."),
-					"created_at":        field(framework.TypeString, "When the key was created (RFC 3339)."),
-					"versions":          field(framework.TypeSlice, "Versions, oldest first: version, kid, state, created_at, public_key (PEM) or problem, and not_after once retired."),
-					"last_error":        field(framework.TypeString, "Why the key cannot be read, sign, or be rotated automatically, if so, and what to do."),
-				})),
-				logical.CreateOperation: write,
-				logical.UpdateOperation: write,
-				logical.DeleteOperation: forwarded(b.pathKeysDelete, "Delete a key that nothing uses.", responds(http.StatusNoContent, nil)),
-			},
-			HelpSynopsis: "A signing key of JWTs.",
-			HelpDescription: `
+		HelpSynopsis: "A signing key of JWTs.",
+		HelpDescription: `
 The private half is made here and never leaves. A key can be deleted once no
 role names it and every token that it signed has expired. One that cannot be read
 is replaced by a write with algorithm, allowed_roles and allowed_audiences, or
 deleted.`,
-		},
 	}
 }
 
