@@ -292,9 +292,8 @@ func (b *tokensBackend) pathKeysDelete(ctx context.Context, req *logical.Request
 		return nil, err
 	}
 	deleted, err := b.engine.DeleteKey(ctx, req.Storage, name)
-	if err != nil || !deleted {
-		return nil, err
+	if deleted {
+		b.Logger().Info("key deleted", "key", name)
 	}
-	b.Logger().Info("key deleted", "key", name)
-	return nil, nil
+	return nil, err
 }

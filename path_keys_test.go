@@ -517,3 +517,24 @@ func TestKeysOnFaults(t *testing.T) {
 		}
 	}
 }
+
+// What is surely gone is in the log, even if the request failed after that.
+func TestDeletionIsLoggedThoughItFailed(t *testing.T) {
+	m := newMount(t).withRoles()
+	m.must(logical.CreateOperation, "keys/k", nil)
+	m.must(logical.UpdateOperation, "roles/jwt", map[string]any{"key": "k"})
+	for _, deletion := range []struct{ path, beside, line string }{
+		{"roles/jwt", "keyuse/", "role deleted: role=jwt"},
+		{"keys/k", "signed/", "key deleted: key=k"},
+	} {
+		m.storage.Before(unwritten(deletion.beside))
+		if resp, err := m.do(logical.DeleteOperation, deletion.path, nil); err == nil {
+			t.Errorf("%s: answered %v", deletion.path, resp)
+		}
+		m.storage.Heal()
+		m.must(logical.DeleteOperation, deletion.path, nil)
+		if n := strings.Count(m.log.String(), deletion.line); n != 1 {
+			t.Errorf("%q is in the log %d times", deletion.line, n)
+		}
+	}
+}

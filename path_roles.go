@@ -418,11 +418,10 @@ func (b *tokensBackend) pathRolesDelete(ctx context.Context, req *logical.Reques
 		return nil, err
 	}
 	deleted, err := b.engine.DeleteRole(ctx, req.Storage, name)
-	if err != nil || !deleted {
-		return nil, err
+	if deleted {
+		b.Logger().Info("role deleted", "role", name)
 	}
-	b.Logger().Info("role deleted", "role", name)
-	return nil, nil
+	return nil, err
 }
 
 // youngKeyWarning warns that verifiers may not have the key that the role was

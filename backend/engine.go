@@ -38,6 +38,7 @@ type Engine struct {
 	// allReferred is set once it is known that every role that names a key refers
 	// to it.
 	allReferred atomic.Bool
+	stale       stale
 }
 
 // NewEngine returns the engine of a mount. The clock decides what has expired;

@@ -158,7 +158,8 @@ func (e *Engine) outlives(old *role.Role, done *RoleChange) (time.Duration, erro
 }
 
 // DeleteRole removes a role and what refers to it, and reports whether there was
-// one.
+// one. If there is an error although it was deleted, its references may be left; these
+// mean nothing, and Tidy removes them.
 func (e *Engine) DeleteRole(ctx context.Context, storage logical.Storage, name string) (bool, error) {
 	keys, err := e.keysOf(ctx, storage, name)
 	if err != nil {

@@ -40,7 +40,7 @@ func (e *Engine) Tidy(ctx context.Context, storage logical.Storage) (*TidyResult
 		})
 	}
 	within(ctx, func(ctx context.Context) {
-		errReferences = e.tidyReferences(ctx, storage)
+		errReferences = errors.Join(e.tidyReferences(ctx, storage), e.tidyStale(ctx, storage))
 	})
 	within(ctx, func(ctx context.Context) {
 		done.Lists, errLists = e.Lists.Tidy(ctx, storage, safetyMargin)

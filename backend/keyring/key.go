@@ -211,7 +211,12 @@ func (v *Version) header(typ string) map[string]any {
 	return map[string]any{"typ": typ, "alg": v.method.Alg(), "kid": v.ID}
 }
 
-// Expired reports whether a retired version need no longer be published.
+// Expired reports whether a retired version need no longer be published. There is no
+// margin for clocks that differ, as there is for what revokes tokens: by a clock that
+// is behind this one, a token that the version signed may live on, and is refused early.
+// That is the safe side, and the horizon reaches up to reserveAhead beyond the last
+// token. A margin of a day would have a key of the shortest rotation_period keep some
+// 60 versions more, of the 100 that there can be.
 func (v *Version) Expired(now time.Time) bool {
 	return v.State == Retired && !now.Before(v.NotAfter)
 }

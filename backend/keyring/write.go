@@ -231,7 +231,8 @@ func (k *Keyring) checkPeriod(ctx context.Context, storage logical.Storage, key 
 // there was one. If it cannot be decoded, none of its tokens is accepted, and it
 // is removed without being read. stillUsed gets the roles that refer to the key, and
 // returns an error unless none of them, or of any others, names it; nobody can give
-// the key to a role meanwhile.
+// the key to a role meanwhile. What stands beside the key may be left if there is an
+// error although it was deleted.
 func (k *Keyring) Delete(ctx context.Context, storage logical.Storage, name string, stillUsed func(roles []string) error) (bool, error) {
 	unlock, err := k.changing.lock(ctx, name)
 	if err != nil {
@@ -264,7 +265,10 @@ func (k *Keyring) Delete(ctx context.Context, storage logical.Storage, name stri
 		}
 		forget = k.deleteHorizon // which pins nothing
 	}
-	return exists, k.remove(ctx, storage, name, roles, forget)
+	if err := k.remove(ctx, storage, name); err != nil {
+		return false, err
+	}
+	return exists, k.removeBeside(ctx, storage, name, roles, forget)
 }
 
 // checkUnneeded refuses to delete a key whose tokens may live.
@@ -285,9 +289,7 @@ func (k *Keyring) checkUnneeded(ctx context.Context, storage logical.Storage, ke
 	return nil
 }
 
-// remove removes a key, then what stands beside it. What a fault leaves of that
-// means nothing, and goes when the deletion is repeated.
-func (k *Keyring) remove(ctx context.Context, storage logical.Storage, name string, roles []string, forget func(context.Context, logical.Storage, string) error) error {
+func (k *Keyring) remove(ctx context.Context, storage logical.Storage, name string) error {
 	if err := k.entries.Delete(ctx, storage, name); err != nil {
 		k.drop(name) // the storage may hold either
 		return err
@@ -296,6 +298,12 @@ func (k *Keyring) remove(ctx context.Context, storage logical.Storage, name stri
 	for _, of := range []string{ofEntry, ofHorizon, ofRotation} {
 		k.report(name, of, nil)
 	}
+	return nil
+}
+
+// removeBeside removes what stands beside a key. What a fault leaves of that means
+// nothing, and goes when the deletion is repeated.
+func (k *Keyring) removeBeside(ctx context.Context, storage logical.Storage, name string, roles []string, forget func(context.Context, logical.Storage, string) error) error {
 	if err := forget(ctx, storage, name); err != nil {
 		return err
 	}
