@@ -49,9 +49,9 @@ func TestGenerate(t *testing.T) {
 			t.Errorf("a token that was written is not active: %v", err)
 		}
 	}
-	ids, more, err := engine.Tokens.List(ctx, storage, "", 2*tokens)
-	if err != nil || len(ids) != tokens || more {
-		t.Errorf("%d tokens are listed, want %d: %v", len(ids), tokens, err)
+	page, err := engine.Tokens.List(ctx, storage, "", 2*tokens, token.Filter{})
+	if err != nil || len(page.Tokens) != tokens || page.Next != "" {
+		t.Errorf("listed are %+v, want %d tokens: %v", page, tokens, err)
 	}
 	if _, err := engine.Tokens.Issue(ctx, storage, token.Request{Role: "load", Caller: template.Caller{DisplayName: "one more"}}); err == nil {
 		t.Error("max_tokens were written, and one more was issued")

@@ -105,7 +105,7 @@ func (k *Keyring) extendHorizon(ctx context.Context, storage logical.Storage, na
 // cannot, for what is reported of the key, nothing is pinned, and tokens have to do
 // without a list. It asks for no permission: the lists are the mount's, not a role's.
 func (k *Keyring) PinLists(ctx context.Context, storage logical.Storage, name string, until time.Time) (signs bool, err error) {
-	signs, err = k.signsLists(ctx, storage, name)
+	signs, err = k.SignsLists(ctx, storage, name)
 	if err != nil || !signs || !until.After(k.pinnedUntil(name)) {
 		return signs, err
 	}
@@ -115,7 +115,7 @@ func (k *Keyring) PinLists(ctx context.Context, storage logical.Storage, name st
 	}
 	defer unlock()
 	// Deletions take this lock too, so that the key is there until it is released.
-	signs, err = k.signsLists(ctx, storage, name)
+	signs, err = k.SignsLists(ctx, storage, name)
 	if err != nil || !signs || !until.After(k.pinnedUntil(name)) {
 		return signs, err
 	}
@@ -137,8 +137,8 @@ func (k *Keyring) PinLists(ctx context.Context, storage logical.Storage, name st
 	return true, nil
 }
 
-// signsLists reports whether there is a key of this name that can sign.
-func (k *Keyring) signsLists(ctx context.Context, storage logical.Storage, name string) (bool, error) {
+// SignsLists reports whether there is a key of this name that can sign.
+func (k *Keyring) SignsLists(ctx context.Context, storage logical.Storage, name string) (bool, error) {
 	key, err := k.load(ctx, storage, name)
 	switch {
 	case errors.Is(err, store.ErrUndecodable):

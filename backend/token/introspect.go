@@ -123,11 +123,11 @@ func (t *Tokens) published(ctx context.Context, storage logical.Storage, ref sta
 	if issuer == "" || ref == (statuslist.Ref{}) {
 		return nil, nil
 	}
-	key, err := t.keys.Get(ctx, storage, role.DefaultKey)
-	if errors.Is(err, store.ErrUndecodable) || err == nil && key == nil {
-		return nil, nil
+	signs, err := t.keys.SignsLists(ctx, storage, role.DefaultKey)
+	if err != nil || !signs {
+		return nil, err
 	}
-	return &format.StatusListReference{Index: ref.Index, URI: statuslist.URI(issuer, ref.List)}, err
+	return &format.StatusListReference{Index: ref.Index, URI: statuslist.URI(issuer, ref.List)}, nil
 }
 
 // validate checks the question and reads the client's address, which is the

@@ -72,7 +72,7 @@ func (t *Tokens) Issue(ctx context.Context, storage logical.Storage, request Req
 		return nil, err
 	}
 	if r.TokenType.Opaque() {
-		err = t.issueOpaque(ctx, storage, issued, r)
+		err = t.issueOpaque(ctx, storage, issued, r, ceilings)
 	} else {
 		err = t.issueJWT(ctx, storage, issued, r, ceilings, renderer)
 	}
@@ -113,7 +113,7 @@ func (t *Tokens) grant(r *role.Role, ceilings *config.Config, request Request) (
 	return issued, t.grantTTL(issued, r, ceilings, request.TTL)
 }
 
-func (t *Tokens) issueOpaque(ctx context.Context, storage logical.Storage, issued *Issued, r *role.Role) error {
+func (t *Tokens) issueOpaque(ctx context.Context, storage logical.Storage, issued *Issued, r *role.Role, c *config.Config) error {
 	opaque, err := format.NewOpaque(t.random, r.Prefix)
 	if err != nil {
 		return err
@@ -122,10 +122,23 @@ func (t *Tokens) issueOpaque(ctx context.Context, storage logical.Storage, issue
 	issued.ID, issued.Prefix, issued.SecretHash = opaque.ID, opaque.Prefix, hash[:]
 	issued.Token = opaque.Encode()
 	return t.records.add(ctx, storage, issued.Record, r.MaxTokens, func() (err error) {
+		if err := t.pinLists(ctx, storage, c, issued.ExpiresAt); err != nil {
+			return err
+		}
 		owner := statuslist.Owner{Lifetime: statuslist.LifetimeOf(t.longest(issued))}
 		issued.Ref, err = t.lists.Reserve(ctx, storage, owner, r.Name, issued.ExpiresAt)
 		return err
 	})
+}
+
+// pinLists keeps the key from being deleted that signs the lists of opaque tokens,
+// until the last of these tokens has expired. Without an issuer nothing is signed.
+func (t *Tokens) pinLists(ctx context.Context, storage logical.Storage, c *config.Config, expires time.Time) error {
+	if c.Issuer == "" {
+		return nil
+	}
+	_, err := t.keys.PinLists(ctx, storage, role.DefaultKey, expires)
+	return err
 }
 
 // longest returns how long an opaque token can live, over all renewals.

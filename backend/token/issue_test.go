@@ -278,3 +278,33 @@ func TestLongestJWT(t *testing.T) {
 		t.Errorf("a JWT of %d bytes is active: %v", len(issued.Token), f.active(issued))
 	}
 }
+
+// The key that signs the lists of opaque tokens is kept for as long as they live, and
+// there is no word of a list that nobody could fetch.
+func TestKeyOfOpaqueTokens(t *testing.T) {
+	f := newFixture(t)
+	issued := f.issue("bearer")
+	inUse := func() error {
+		_, err := f.keys.Delete(f.ctx, f.storage, role.DefaultKey, func([]string) error { return nil })
+		return err
+	}
+	wantMistake(t, "deleted while a token lives", inUse(), "name")
+	f.restart()
+	wantMistake(t, "after a restart", inUse(), "name")
+	f.now = issued.ExpiresAt.Add(-time.Minute)
+	wantMistake(t, "before the token expires", inUse(), "name")
+	f.configure(func(c *config.Config) { c.Issuer = "" })
+	if answer := f.introspect(Introspection{Token: issued.Token}); !answer.Active || answer.Status != nil {
+		t.Errorf("without an issuer: %+v", answer)
+	}
+	// A later issuer is that of all lists: no opaque token names one.
+	f.configure(func(c *config.Config) { c.Issuer = "https://new.example.com/v1/tokens" })
+	if answer := f.introspect(Introspection{Token: issued.Token}); answer.Status == nil || !strings.HasPrefix(answer.Status.URI, "https://new.example.com/v1/tokens/status/") {
+		t.Errorf("with another issuer: %+v", answer.Status)
+	}
+	f.now = issued.ExpiresAt.Add(48 * time.Hour)
+	wantMistake(t, "long after", inUse(), "")
+	if answer := f.introspect(Introspection{Token: f.issue("bearer").Token}); !answer.Active || answer.Status != nil {
+		t.Errorf("without a key: %+v", answer)
+	}
+}

@@ -9,6 +9,7 @@ import (
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
 
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/config"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/role"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/scope"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/usererror"
@@ -71,16 +72,20 @@ func (t *Tokens) Renew(ctx context.Context, storage logical.Storage, id string, 
 	extended := *record
 	extended.ExpiresAt = t.clock().UTC().Truncate(time.Second).Add(renewed.TTL)
 	renewed.Record = &extended
-	if err := t.prolong(ctx, storage, &extended); err != nil {
+	if err := t.prolong(ctx, storage, &extended, ceilings); err != nil {
 		return nil, err
 	}
 	return renewed, t.records.update(ctx, storage, &extended)
 }
 
-// prolong makes sure that the list of a token lasts for as long as the token.
-func (t *Tokens) prolong(ctx context.Context, storage logical.Storage, record *Record) error {
+// prolong makes sure that the list of a token, and the key that signs it, last for as
+// long as the token.
+func (t *Tokens) prolong(ctx context.Context, storage logical.Storage, record *Record, c *config.Config) error {
 	if !record.HasBit() {
 		return nil
+	}
+	if err := t.pinLists(ctx, storage, c, record.ExpiresAt); err != nil {
+		return err
 	}
 	exists, err := t.lists.Prolong(ctx, storage, record.Ref.List, record.ExpiresAt)
 	if err == nil && !exists {
