@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/hashicorp/vault/sdk/logical"
 
@@ -74,6 +75,11 @@ func (t *Tokens) findOpaque(ctx context.Context, storage logical.Storage, text s
 	case !record.Live(t.clock()):
 		return found{reason: Expired, record: record}, nil
 	}
+	if dead, err := t.dead(ctx, storage, record); err != nil {
+		return found{}, err
+	} else if dead {
+		return found{reason: Revoked, record: record}, nil
+	}
 	return found{record: record}, nil
 }
 
@@ -92,10 +98,14 @@ func (t *Tokens) findJWT(ctx context.Context, storage logical.Storage, text stri
 		return found{reason: Unknown}, nil // it has signed nothing that lives
 	}
 	role, status, err := t.lists.Status(ctx, storage, ref)
+	if err != nil {
+		return found{}, err
+	}
+	dead, err := t.cutOff(ctx, storage, claims.ClientID, time.Unix(claims.IssuedAt, 0))
 	switch {
 	case err != nil:
 		return found{}, err
-	case status == statuslist.Revoked:
+	case status == statuslist.Revoked || dead:
 		reason = Revoked
 	case status == statuslist.NotGiven:
 		reason = NotGiven

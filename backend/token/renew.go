@@ -35,6 +35,11 @@ func (t *Tokens) Renew(ctx context.Context, storage logical.Storage, id string, 
 	if record == nil || !record.Live(t.clock()) {
 		return nil, errEnded
 	}
+	if dead, err := t.dead(ctx, storage, record); err != nil {
+		return nil, err
+	} else if dead {
+		return nil, errEnded
+	}
 	r, err := t.roles.Get(ctx, storage, record.Role)
 	if err != nil {
 		return nil, err

@@ -11,38 +11,44 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/config"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/cutoff"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/keyring"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/role"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/statuslist"
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/store"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/verify/format"
 )
 
 // Tokens is all tokens of a mount.
 type Tokens struct {
-	config *config.Store
-	roles  *role.Store
-	keys   *keyring.Keyring
-	lists  *statuslist.Lists
-	system logical.SystemView
-	clock  func() time.Time
-	random io.Reader
+	config  *config.Store
+	roles   *role.Store
+	keys    *keyring.Keyring
+	lists   *statuslist.Lists
+	cutoffs *cutoff.Cutoffs
+	system  logical.SystemView
+	clock   func() time.Time
+	random  io.Reader
 
 	records     *records
 	signatures  *signatures
 	unconfirmed *unconfirmed
-	tidying     tidying
+	tidying     *tidying
+	// Visitor, if any, sees the records that a pass leaves; set it before the first
+	// one.
+	Visitor Visitor
+	rest    func(ctx context.Context, d time.Duration) // between bursts of work
 }
 
 // Dependencies are the neighbours that tokens are made with.
 type Dependencies struct {
-	Config *config.Store
-	Roles  *role.Store
-	Keys   *keyring.Keyring
-	Lists  *statuslist.Lists
-	System logical.SystemView
-	Clock  func() time.Time // decides what has expired
-	Random io.Reader        // source of ids and secrets
+	Config  *config.Store
+	Roles   *role.Store
+	Keys    *keyring.Keyring
+	Lists   *statuslist.Lists
+	Cutoffs *cutoff.Cutoffs
+	System  logical.SystemView
+	Clock   func() time.Time // decides what has expired
+	Random  io.Reader        // source of ids and secrets
 	// MaxAge is how long a record may be cached, 0 for no limit; see store.Options.
 	MaxAge func() time.Duration
 }
@@ -54,13 +60,15 @@ func New(d Dependencies) *Tokens {
 		roles:       d.Roles,
 		keys:        d.Keys,
 		lists:       d.Lists,
+		cutoffs:     d.Cutoffs,
 		system:      d.System,
 		clock:       d.Clock,
 		random:      d.Random,
 		records:     newRecords(d.Clock, d.MaxAge),
 		signatures:  newSignatures(),
 		unconfirmed: newUnconfirmed(),
-		tidying:     tidying{entries: store.Entries[pass]{Prefix: passPrefix, Format: 1}},
+		tidying:     newTidying(),
+		rest:        rest,
 	}
 }
 
@@ -78,6 +86,9 @@ func (t *Tokens) Get(ctx context.Context, storage logical.Storage, id string) (*
 	}
 	record, err := t.records.Get(ctx, storage, id)
 	if err != nil || record == nil || !record.Live(t.clock()) {
+		return nil, err
+	}
+	if dead, err := t.dead(ctx, storage, record); err != nil || dead {
 		return nil, err
 	}
 	return record, nil
