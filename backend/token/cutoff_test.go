@@ -376,7 +376,7 @@ func TestVisitor(t *testing.T) {
 		if op == storetest.Get && strings.HasPrefix(key, recordPrefix) && len(r.visited) > 10 {
 			cancel()
 		}
-		return ctx.Err()
+		return nil
 	})
 	f.Tidy(ctx, f.storage, margin)
 	f.storage.Heal()
