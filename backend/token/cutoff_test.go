@@ -226,7 +226,7 @@ func TestPassIsDueAfterACutoff(t *testing.T) {
 				}
 				return nil
 			})
-			if done, err := f.Tidy(ctx, f.storage, margin); err != nil || !done.Pass.FinishedAt.IsZero() || done.Pass.Looked < 100 {
+			if done, err := f.Tidy(ctx, f.storage, margin); err != nil || !done.Pass.FinishedAt.IsZero() || done.Pass.Looked < 100 || !done.More {
 				t.Fatalf("%+v, %v", done.Pass, err)
 			}
 			f.storage.Heal()

@@ -281,7 +281,7 @@ func (t *Tokens) TidyStatus(ctx context.Context, storage logical.Storage) (*Tidy
 	}
 	t.tidying.mu.Lock()
 	status := &TidyStatus{Pass: p, Wanted: t.tidying.again}
-	if dry := t.tidying.dry; dry.underWay() || dry != nil && !p.underWay() && (p == nil || !dry.StartedAt.Before(p.StartedAt)) {
+	if dry := t.tidying.dry; dry.underWay() || dry != nil && !p.underWay() && (p == nil || dry.StartedAt.After(p.StartedAt)) {
 		status.Pass = dry
 	}
 	t.tidying.mu.Unlock()

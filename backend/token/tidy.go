@@ -27,7 +27,8 @@ type TidyResult struct {
 	Expired []*Ended // tokens that had expired without a lease to report it
 	Ended   []*Ended // tokens that a kill switch had ended
 	Pass    Pass     // so far; zero if none was due
-	More    bool     // the pass is not finished, or another one is wanted, and a run can go on
+	// More: the pass is not finished, or another one is wanted, and the storage works.
+	More bool
 }
 
 // Tidy looks at some of the records, where the last run stopped, until ctx ends.
@@ -50,12 +51,13 @@ func (t *Tokens) Tidy(ctx context.Context, storage logical.Storage, margin time.
 	run.caps(ctx)
 	t.tidying.set(p)
 	if err := t.tidying.entries.Put(ctx, storage, passName, p); err != nil {
+		run.stalled = true
 		run.failed = append(run.failed, err)
 	}
 	if !p.underWay() {
 		run.failed = append(run.failed, t.endVisit(ctx, storage, p.Failed == 0))
 	}
-	more := ctx.Err() == nil && run.inARow < maxFailures && !t.tidying.isCancelling() && (p.underWay() || t.tidying.isWanted())
+	more := !run.stalled && run.inARow < maxFailures && !t.tidying.isCancelling() && (p.underWay() || t.tidying.isWanted())
 	return &TidyResult{Expired: run.expired, Ended: run.ended, Pass: *p, More: more}, errors.Join(run.failed...)
 }
 
@@ -83,6 +85,7 @@ type tidyRun struct {
 	ended   []*Ended
 	failed  []error
 	inARow  int       // failures
+	stalled bool      // a failure ended it
 	began   time.Time // the burst under way
 }
 
@@ -130,7 +133,7 @@ func (r *tidyRun) records(ctx context.Context) {
 	for r.pass.Shard < len(shards) && !r.stop(ctx) {
 		ids, err := r.tokens.records.List(ctx, r.storage, shards[r.pass.Shard:r.pass.Shard+1]+"/")
 		if err != nil {
-			r.failUnlessOver(ctx, err)
+			r.stalled = !r.failUnlessOver(ctx, err)
 			return
 		}
 		slices.Sort(ids)
@@ -253,7 +256,7 @@ func (r *tidyRun) caps(ctx context.Context) {
 	}
 	roles, err := r.tokens.records.caps.roleNames(ctx, r.storage)
 	if err != nil {
-		r.failUnlessOver(ctx, err)
+		r.stalled = !r.failUnlessOver(ctx, err)
 		return
 	}
 	slices.Sort(roles)
