@@ -22,6 +22,16 @@ path "tokens/tokens" {
 path "tokens/tokens/*" {
   capabilities = ["read", "delete", "list"]
 }
+# Ends all tokens of an entity.
+path "tokens/entities/*" {
+  capabilities = ["read", "update"]
+}
+path "tokens/tidy" {
+  capabilities = ["update"]
+}
+path "tokens/tidy/*" {
+  capabilities = ["read", "update"]
+}
 
 # The leases of this mount: list them, revoke one, revoke all of a role. This is
 # for `vault lease revoke` and the API's sys/leases/revoke/<lease_id>; the form with
