@@ -28,6 +28,7 @@ func Factory(ctx context.Context, conf *logical.BackendConfig) (logical.Backend,
 type tokensBackend struct {
 	*framework.Backend
 	engine     *backend.Engine
+	counts     *counts
 	keySet     derived[*keyring.KeySet]
 	metadata   derived[metadataSource]
 	bodyFields map[*framework.Path]map[string]bool // that a request may set
@@ -80,13 +81,16 @@ func newBackend(ctx context.Context, conf *logical.BackendConfig, clock func() t
 		b.pathStatus(),
 	)
 	b.bodyFields = bodyFields(b.Paths)
+	b.counts = newCounts(clock(), b.Paths)
 	return b, nil
 }
 
 // HandleRequest refuses what no handler should see, and turns the mistakes of
 // callers into a 400.
 func (b *tokensBackend) HandleRequest(ctx context.Context, req *logical.Request) (resp *logical.Response, err error) {
+	defer func() { b.counts.answered(ctx, req, resp, err) }()
 	defer b.guard(req, &err)
+	req = b.counts.withStorage(req)
 	if err := b.checkRequest(req); err != nil {
 		return b.refuse(req, err)
 	}
@@ -100,13 +104,14 @@ func (b *tokensBackend) HandleRequest(ctx context.Context, req *logical.Request)
 // HandleExistenceCheck distinguishes a create from an update. It looks at the
 // path alone; HandleRequest reports what is wrong with the body.
 func (b *tokensBackend) HandleExistenceCheck(ctx context.Context, req *logical.Request) (checkFound, exists bool, err error) {
+	defer func() { b.counts.answered(ctx, req, nil, err) }()
 	defer b.guard(req, &err)
 	if !strings.HasPrefix(req.Path, "roles/") && !strings.HasPrefix(req.Path, "keys/") {
 		return false, false, nil // nothing else is created by name
 	}
-	pathOnly := *req
+	pathOnly := b.counts.withStorage(req)
 	pathOnly.Data = nil
-	return b.Backend.HandleExistenceCheck(ctx, &pathOnly)
+	return b.Backend.HandleExistenceCheck(ctx, pathOnly)
 }
 
 // guard, deferred, keeps a panic from ending the process, which serves other

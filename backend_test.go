@@ -61,7 +61,7 @@ func TestStorageBudget(t *testing.T) {
 				count("introspect, not in memory", 1, 0, func() { m.active(token) })
 				count("renew", 1, 1, func() { m.renew(issued.Secret) })
 			}
-			count("revoke", 0, 1, func() { m.revoke(issued.Secret) })
+			count("revoke", 0, choose(2, 1), func() { m.revoke(issued.Secret) })
 			count("introspect, revoked", choose(1, 0), 0, func() {
 				if m.active(token) {
 					t.Error("active after revoke")
@@ -76,7 +76,7 @@ func TestStorageBudget(t *testing.T) {
 			// Later than a lease ends by itself: the clock may be ahead.
 			late := m.must(logical.ReadOperation, "creds/"+kind, nil)
 			m.clock.Advance(late.Secret.TTL + time.Hour)
-			count("revoke, expired long ago", 0, 1, func() { m.revoke(late.Secret) })
+			count("revoke, expired long ago", 0, choose(2, 1), func() { m.revoke(late.Secret) })
 		})
 	}
 }

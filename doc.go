@@ -33,6 +33,7 @@
 //	request.go           what a request may hold; refused before a handler runs
 //	fields.go            declaring and reading fields
 //	response.go log.go   what several doors answer and log
+//	counts.go figures.go what this process counts, and shows of it
 //	secret_token.go      leases: renew and revoke
 //	path_<noun>.go       one door per noun: fields, help, handlers
 //	system.go            cached answers from Vault's system view

@@ -29,6 +29,9 @@ var forwarding = map[string]map[logical.Operation]struct{ who, why string }{
 		logical.PatchOperation:  {activeNode, "writes"},
 		logical.DeleteOperation: {activeNode, "writes"},
 	},
+	"roles/(?P<name>[^/]+)/revoke$": {
+		logical.UpdateOperation: {activeNode, "writes"},
+	},
 	"creds/(?P<role>.+)": {
 		logical.ReadOperation:   {activeNode, "writes a record, or reserves a place in a status list"},
 		logical.UpdateOperation: {activeNode, "writes a record, or reserves a place in a status list"},
@@ -84,6 +87,9 @@ var forwarding = map[string]map[logical.Operation]struct{ who, why string }{
 	},
 	`\.well-known/oauth-authorization-server`: {
 		logical.ReadOperation: {anyNode, "needs no Vault token; it may be cached for minutes anyway"},
+	},
+	"status": {
+		logical.ReadOperation: {anyNode, "the numbers are of a process: each node has its own"},
 	},
 	"status/(?P<list>.+)": {
 		logical.ReadOperation: {anyNode, "needs no Vault token, and is asked for most; a verifier may use a copy that is as old as its ttl anyway"},

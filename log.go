@@ -10,16 +10,18 @@ import (
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/verify/format"
 )
 
-// What several doors log. No line holds a token, or what a caller typed.
+// What several doors log, and count. No line holds a token, or what a caller typed.
 
-// logEnded logs the end of a token. Vault's audit log has no entry for a lease
-// that expires, so this line is the only trace of it.
+// logEnded logs and counts the end of a token. Vault's audit log has no entry for a
+// lease that expires, so this line is the only trace of it.
 func (b *tokensBackend) logEnded(ended *token.Ended, err error) {
 	switch {
 	case err != nil || ended == nil:
 	case ended.Expired:
+		b.counts.expired.add(string(ended.TokenType))
 		b.Logger().Info("token expired", "token_id", ended.ID, "role", ended.Role, "token_type", ended.TokenType)
 	default:
+		b.counts.revoked.add(string(ended.TokenType))
 		b.Logger().Info("token revoked", "token_id", ended.ID, "role", ended.Role, "token_type", ended.TokenType)
 	}
 }

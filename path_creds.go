@@ -59,6 +59,7 @@ func (b *tokensBackend) pathCredsRead(ctx context.Context, req *logical.Request,
 	if err != nil {
 		return nil, err
 	}
+	b.counts.issued.add(string(issued.TokenType))
 	b.Logger().Info("token issued", "token_id", issued.ID, "role", issued.Role, "token_type", issued.TokenType,
 		"entity_id", req.EntityID, "expires_at", issued.ExpiresAt.Format(time.RFC3339), "leased", issued.Leased)
 	return b.issuedResponse(issued), nil

@@ -25,7 +25,7 @@ func TestJWTIssueWritesOncePerBlock(t *testing.T) {
 		}
 	}
 	issue(1, 3)    // the key's horizon, who makes the list, and the list
-	issue(4095, 7) // each block is as large as all before it: 32, 32, 64, ... 2048
+	issue(4095, 4) // each block is three times as large as all before it: 32, 96, 384, 1536, 4096
 	issue(8192, 2) // and none larger than 4096
 }
 

@@ -57,6 +57,7 @@ func introspectionFields() map[string]*framework.FieldSchema {
 		"jti":              field(framework.TypeString, "jwt: the same as token_id."),
 		"cnf":              field(framework.TypeMap, "Key that the bearer must prove to hold, if any: jkt (DPoP) or x5t#S256 (mTLS)."),
 		"metadata":         field(framework.TypeMap, "Metadata, if any."),
+		"status":           field(framework.TypeMap, "Where to see whether the token is still valid: status_list, with idx and uri. Absent as long as the mount has no issuer."),
 		"scope_failed":     field(framework.TypeBool, "The token lacks a required scope."),
 		"audience_failed":  field(framework.TypeBool, "The token is not for that audience."),
 		"client_ip_failed": field(framework.TypeBool, "The token may not be used from there, or client_ip is missing."),
@@ -79,6 +80,7 @@ func (b *tokensBackend) pathIntrospectWrite(ctx context.Context, req *logical.Re
 	if err != nil {
 		return nil, err
 	}
+	b.counts.introspected(answer)
 	if !answer.Active {
 		level := hclog.Info
 		if !answer.Genuine() { // anybody can make these up

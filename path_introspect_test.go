@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"maps"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -210,7 +211,9 @@ func TestIntrospect(t *testing.T) {
 	m := newMount(t).withRoles()
 	for _, kind := range []string{"api_key", "bearer", "jwt"} {
 		m.must(logical.UpdateOperation, "roles/"+kind, map[string]any{"bound_cidrs": "10.0.0.0/8", "metadata": map[string]any{"team": "payments"}})
-		issued := m.must(logical.UpdateOperation, "creds/"+kind, map[string]any{"cnf": map[string]any{"jkt": strings.Repeat("A", 43)}}).Data
+		resp := m.must(logical.UpdateOperation, "creds/"+kind, map[string]any{"cnf": map[string]any{"jkt": strings.Repeat("A", 43)}})
+		issued, lease := resp.Data, resp.Secret.InternalData
+		index, _ := strconv.Atoi(lease["status_index"].(string))
 		ask := func(more map[string]any) map[string]any {
 			question := map[string]any{"token": issued["token"], "client_ip": "10.1.2.3"}
 			maps.Copy(question, more)
@@ -221,6 +224,7 @@ func TestIntrospect(t *testing.T) {
 			"active": true, "token_id": issued["token_id"], "token_type": kind, "role": kind, "scope": "orders:read",
 			"client_id": "entity-1", "sub": "entity-1", "iat": now, "exp": now + issued["expires_in"].(int64), "iss": testIssuer,
 			"aud": []string{"https://api.example.com"}, "metadata": map[string]any{"team": "payments"}, "cnf": map[string]any{"jkt": strings.Repeat("A", 43)},
+			"status": map[string]any{"status_list": map[string]any{"idx": index, "uri": testIssuer + "/status/" + lease["status_list"].(string)}},
 		}
 		if kind == "jwt" {
 			live["nbf"], live["jti"] = now-30, issued["token_id"]

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/http"
 	"net/netip"
 	"slices"
 	"time"
@@ -125,6 +126,8 @@ var roleFields = []roleField{
 		func(r *role.Role) *[]string { return &r.AllowedMetadata }),
 	plainField("require_cnf", field(framework.TypeBool, "Whether a request must bind its token to a key, by cnf. Default false."),
 		func(r *role.Role) *bool { return &r.RequireCnf }),
+	plainField("track", field(framework.TypeBool, "jwt: whether each token has a record, without the token, so that it can be listed, looked up and revoked by its id. Costs one storage write per token. Default false."),
+		func(r *role.Role) *bool { return &r.Track }),
 	plainField("generate_lease", field(framework.TypeBool, "Whether tokens have a Vault lease, and so end with the Vault login that asked for them. Default true."),
 		func(r *role.Role) *bool { return &r.GenerateLease }),
 }
@@ -187,6 +190,26 @@ func (b *tokensBackend) pathRoles() []*framework.Path {
 			HelpDescription: "Roles decide what tokens are issued; see roles/<name>.",
 		},
 		{
+			Pattern: "roles/(?P<name>[^/]+)/revoke$",
+			Fields:  map[string]*framework.FieldSchema{"name": fields["name"]},
+			Operations: map[logical.Operation]framework.OperationHandler{
+				logical.UpdateOperation: forwarded(b.pathRolesRevoke, "Revoke every token of a role.", responds(http.StatusOK, map[string]*framework.FieldSchema{
+					"status_lists": field(framework.TypeInt, "Status lists on which the role had tokens that were not revoked as a whole before."),
+					"tokens":       field(framework.TypeInt, "Tokens that were live, where they are counted: under max_tokens."),
+				})),
+			},
+			HelpSynopsis: "Revoke every token of a role that was issued until now.",
+			HelpDescription: `
+All are inactive once the call has returned: API keys, bearer tokens and JWTs, with
+a lease or without, also of a role that was deleted. Verifiers that go by status
+lists see it within status_list_ttl of config. Tokens that are issued afterwards
+are not concerned: to stop these, delete the role, or take the policy away that
+lets callers use it. After an error, some tokens may be revoked: try again.
+
+It costs one write for each status list that the role has tokens on. The records
+are removed by and by; see tidy.`,
+		},
+		{
 			Pattern:        "roles/(?P<name>.+)",
 			Fields:         fields,
 			ExistenceCheck: b.roleExists,
@@ -208,8 +231,8 @@ claims and metadata too (RFC 7396). A role that is stored and cannot be read is
 replaced by a write that names its token_type, or deleted. Tokens that were issued keep what
 they have, but a renewal is checked against the role as it is then.
 
-Deleting a role stops issue and renewal. It does not revoke tokens: those end
-with their leases. Revoke them with: vault lease revoke -prefix <mount>/creds/<name>`,
+Deleting a role stops issue and renewal. It does not revoke tokens: roles/<name>/revoke
+does, before or after.`,
 		},
 	}
 }
@@ -406,4 +429,27 @@ func youngKeyWarning(done *backend.RoleChange) []string {
 		return nil
 	}
 	return []string{"the version of key \"" + done.Role.Key + "\" that signs has been published for " + done.Young.Round(time.Second).String() + " only; verifiers that do not fetch the key set again for an unknown kid may refuse tokens of the role for up to " + keyring.MaxCacheTime.String()}
+}
+
+func (b *tokensBackend) pathRolesRevoke(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
+	name := data.Get("name").(string)
+	if err := role.ValidateName("name", name); err != nil {
+		return nil, err
+	}
+	ended, err := b.engine.Tokens.EndRole(ctx, req.Storage, name)
+	if err != nil {
+		return nil, err
+	}
+	b.Logger().Info("tokens of role revoked", "role", name, "status_lists", ended.Lists)
+	resp := &logical.Response{Data: map[string]any{"status_lists": ended.Lists}}
+	if ended.Tokens != nil {
+		resp.Data["tokens"] = *ended.Tokens
+	}
+	if ended.Lists == 0 {
+		resp.AddWarning("the role had no tokens that were not revoked before")
+	}
+	if n := len(ended.Unreadable); n > 0 {
+		resp.AddWarning(fmt.Sprintf("%d status lists cannot be decoded, such as %s: the tokens on them are inactive, and verifiers that go by a copy notice once it has expired", n, ended.Unreadable[0]))
+	}
+	return resp, nil
 }

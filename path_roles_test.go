@@ -199,7 +199,7 @@ func TestRoles(t *testing.T) {
 			"allowed_scopes": []string{}, "default_scopes": []string{}, "ttl": int64(0), "max_ttl": int64(0), "audiences": []string{},
 			"subject": "", "claims": map[string]any{}, "claims_template": "", "key": "", "not_before_leeway": int64(0), "prefix": "",
 			"max_tokens": 0, "bound_cidrs": []string{}, "metadata": map[string]any{}, "generate_lease": true,
-			"allowed_metadata": []string{}, "require_cnf": false,
+			"allowed_metadata": []string{}, "require_cnf": false, "track": false,
 		}
 		maps.Copy(shown, change)
 		return shown

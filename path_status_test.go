@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
+	"reflect"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -229,4 +231,277 @@ func TestStatus(t *testing.T) {
 		}
 	}
 	m.fails(logical.ReadOperation, path, nil, unread("config/"), unread("key/"), unread("list/"), unread("revoked/"))
+}
+
+// figures reads the figures, which must not cost an operation of the storage.
+func (m *mount) figures() map[string]any {
+	m.t.Helper()
+	var data map[string]any
+	if reads, writes := m.storage.Count(func() { data = m.must(logical.ReadOperation, "status", nil).Data }); reads+writes != 0 {
+		m.t.Errorf("%d reads and %d writes for the figures", reads, writes)
+	}
+	return data
+}
+
+// counted compares the counts of one field that are not zero.
+func (m *mount) counted(field string, want map[string]any) {
+	m.t.Helper()
+	got := map[string]any{}
+	for label, n := range m.figures()[field].(map[string]any) {
+		if n != int64(0) {
+			got[label] = n
+		}
+	}
+	if !reflect.DeepEqual(got, want) {
+		m.t.Errorf("%s is %v, want %v", field, got, want)
+	}
+}
+
+type labels = map[string]any
+
+func TestFiguresCountTokens(t *testing.T) {
+	m := newMount(t).withRoles()
+	m.must(logical.UpdateOperation, "roles/bearer", map[string]any{"generate_lease": false, "ttl": "5m"})
+	revoked := map[string]*logical.Response{}
+	for _, kind := range []string{"api_key", "bearer", "jwt"} {
+		m.must(logical.ReadOperation, "creds/"+kind, nil)
+		revoked[kind] = m.must(logical.ReadOperation, "creds/"+kind, nil)
+	}
+	m.counted("issued", labels{"api_key": int64(2), "bearer": int64(2), "jwt": int64(2)})
+	if _, err := m.renew(revoked["api_key"].Secret); err != nil {
+		t.Fatal(err)
+	}
+	m.counted("renewed", labels{"api_key": int64(1)})
+	for range 2 { // the second time there is nothing left to do
+		m.must(logical.UpdateOperation, "revoke", map[string]any{"token": revoked["api_key"].Data["token"]})
+		if err := m.revoke(revoked["jwt"].Secret); err != nil {
+			t.Fatal(err)
+		}
+	}
+	m.counted("revoked", labels{"api_key": int64(1), "jwt": int64(1)})
+	m.counted("expired", labels{})
+	lease := m.must(logical.ReadOperation, "creds/jwt", nil).Secret
+	m.clock.Advance(lease.TTL)
+	if err := m.revoke(lease); err != nil {
+		t.Fatal(err)
+	}
+	m.clock.Advance(49 * time.Hour)
+	m.periodic()
+	m.counted("expired", labels{"api_key": int64(1), "bearer": int64(2), "jwt": int64(1)})
+	m.counted("storage_errors", labels{})
+
+	before := m.figures()["started_at"]
+	m.clock.Advance(time.Second)
+	m.restart()
+	m.counted("issued", labels{})
+	if m.figures()["started_at"] == before {
+		t.Error("a new process counts since the start of another one")
+	}
+}
+
+func TestFiguresCountIntrospections(t *testing.T) {
+	m := newMount(t).withRoles()
+	token, _ := m.issueJWT()
+	m.active(token)
+	m.active("made up")
+	m.must(logical.UpdateOperation, "introspect", map[string]any{"token": token, "audience": "another"})
+	gone := m.must(logical.ReadOperation, "creds/jwt", nil)
+	if err := m.revoke(gone.Secret); err != nil {
+		t.Fatal(err)
+	}
+	m.active(gone.Data["token"].(string))
+	key := m.must(logical.ReadOperation, "creds/api_key", nil)
+	if err := m.revoke(key.Secret); err != nil {
+		t.Fatal(err)
+	}
+	m.active(key.Data["token"].(string))
+	m.clock.Advance(48 * time.Hour)
+	m.active(token)
+	m.counted("introspections", labels{
+		"active": int64(1), "malformed": int64(1), "check_failed": int64(1), "revoked": int64(1), "unknown_or_revoked": int64(1), "expired": int64(1),
+	})
+}
+
+func TestFiguresCountWhatDidNotWork(t *testing.T) {
+	m := newMount(t).withRoles()
+	m.refused(logical.UpdateOperation, "introspect", nil)
+	m.refused(logical.CreateOperation, "roles/a", map[string]any{"made_up": 1})
+	m.do(logical.ReadOperation, "status/x", nil)
+	m.do(logical.ReadOperation, "status/x", map[string]any{"time": "1"})
+	m.do(logical.ReadOperation, "roles/absent", nil)
+	for _, path := range []string{"made-up", "other"} {
+		if _, err := m.backend.HandleRequest(t.Context(), &logical.Request{Operation: logical.ReadOperation, Path: path, Storage: m.storage}); err == nil {
+			t.Fatal("there is such a path")
+		}
+	}
+	renewal := m.must(logical.ReadOperation, "creds/api_key", nil).Secret
+	if err := m.revoke(renewal); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := m.renew(renewal); err == nil {
+		t.Fatal("renewed")
+	}
+	m.counted("requests_refused", labels{"introspect": int64(1), "roles": int64(2), "status": int64(2), "other": int64(2), "leases": int64(1)})
+	m.counted("requests_failed", labels{})
+
+	m.restart()
+	m.storage.Before(unread("config/"))
+	if _, err := m.do(logical.ReadOperation, "config", nil); err == nil {
+		t.Fatal("the storage has not failed")
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := m.doWith(ctx, logical.ReadOperation, "creds/api_key", nil); err == nil {
+		t.Fatal("answered a caller who is gone")
+	}
+	m.storage.Before(unread(""))
+	if _, err := m.backend.HandleRequest(t.Context(), &logical.Request{Operation: logical.RollbackOperation, Storage: m.storage}); err == nil {
+		t.Fatal("the storage has not failed")
+	}
+	if _, _, err := m.backend.HandleExistenceCheck(t.Context(), &logical.Request{Operation: logical.UpdateOperation, Path: "roles/bearer", Storage: m.storage}); err == nil {
+		t.Fatal("the storage has not failed")
+	}
+	m.storage.Heal()
+	m.counted("requests_failed", labels{"config": int64(1), "periodic": int64(1), "roles": int64(1)})
+	if errors := m.figures()["storage_errors"].(map[string]any); errors["get"].(int64) < 3 || errors["put"] != int64(0) {
+		t.Errorf("storage_errors is %v", errors)
+	}
+}
+
+func TestFiguresOfMemory(t *testing.T) {
+	m := newMount(t).withRoles()
+	m.must(logical.UpdateOperation, "roles/api_key", map[string]any{"max_tokens": 5})
+	for _, unknown := range []string{"records", "tidy_started_at", "tidy_finished_at", "tidy_looked", "last_rotation", "next_rotation"} {
+		if value, ok := m.figures()[unknown]; ok {
+			t.Errorf("%s is %v before anything is known of it", unknown, value)
+		}
+	}
+	for range 3 {
+		m.must(logical.ReadOperation, "creds/api_key", nil)
+	}
+	token, _ := m.issueJWT()
+	m.active(token)
+	started := rfc3339(m.clock.Now())
+	m.periodic()
+	got := m.figures()
+	for field, want := range map[string]any{
+		"records": int64(3), "records_cached": int64(3), "jwts_cached": int64(1), "jwts_cached_bytes": int64(len(token)),
+		"capped_roles": int64(1), "capped_tokens": int64(3), "status_lists": int64(1), "status_lists_loaded": int64(1),
+		"signing_keys": int64(1), "signing_keys_failing": int64(0),
+		"tidy_started_at": started, "tidy_finished_at": started, "tidy_looked": int64(3), "tidy_removed": int64(0), "tidy_slots_removed": int64(0), "tidy_failed": int64(0),
+	} {
+		if got[field] != want {
+			t.Errorf("%s is %v, want %v", field, got[field], want)
+		}
+	}
+	for _, field := range []string{"records_cached_bytes", "status_lists_loaded_bytes"} {
+		if got[field].(int64) <= 0 {
+			t.Errorf("%s is %v", field, got[field])
+		}
+	}
+}
+
+func TestFiguresOfKeys(t *testing.T) {
+	m := newMount(t).withRoles()
+	m.must(logical.CreateOperation, "keys/a", map[string]any{"rotation_period": "24h"})
+	due := rfc3339(m.clock.Now().Add(24 * time.Hour))
+	got := m.figures()
+	want := []map[string]any{{"name": "a", "versions": 2, "next_rotation": due}, {"name": "default", "versions": 2}}
+	if !reflect.DeepEqual(got["keys"], want) || got["next_rotation"] != due || got["last_rotation"] != nil {
+		t.Errorf("keys are %v, next_rotation is %v and last_rotation %v; want %v, %s and none", got["keys"], got["next_rotation"], got["last_rotation"], want, due)
+	}
+
+	m.clock.Advance(24 * time.Hour)
+	m.storage.Before(unwritten("key/a"))
+	m.backend.HandleRequest(t.Context(), &logical.Request{Operation: logical.RollbackOperation, Storage: m.storage})
+	m.storage.Heal()
+	m.active("warm") // what could not be written is read again
+	m.must(logical.ReadOperation, "jwks", nil)
+	got = m.figures()
+	key := got["keys"].([]map[string]any)[0]
+	if problem, _ := key["last_error"].(string); !strings.Contains(problem, "rotate key a") || got["signing_keys_failing"] != int64(1) || got["next_rotation"] != due {
+		t.Errorf("a key that cannot be rotated is shown as %v, and %v are failing", key, got["signing_keys_failing"])
+	}
+	m.periodic()
+	rotated := rfc3339(m.clock.Now())
+	got = m.figures()
+	if key := got["keys"].([]map[string]any)[0]; key["last_rotation"] != rotated || key["last_error"] != nil || got["last_rotation"] != rotated || got["signing_keys_failing"] != int64(0) {
+		t.Errorf("a key that was rotated is shown as %v, last_rotation is %v", key, got["last_rotation"])
+	}
+}
+
+// One that cannot be decoded counts as failing, and its error shows no token.
+func TestFiguresOfUnreadableKey(t *testing.T) {
+	m := newMount(t).withRoles()
+	if err := m.storage.Put(t.Context(), &logical.StorageEntry{Key: "key/default", Value: []byte("{")}); err != nil {
+		t.Fatal(err)
+	}
+	m.restart()
+	m.must(logical.ReadOperation, "jwks", nil)
+	got := m.figures()
+	if keys := got["keys"].([]map[string]any); len(keys) != 1 || keys[0]["last_error"] == nil || got["signing_keys_failing"] != int64(1) {
+		t.Errorf("shown as %v, %v are failing", keys, got["signing_keys_failing"])
+	}
+}
+
+func TestFiguresForPrometheus(t *testing.T) {
+	m := newMount(t).withRoles()
+	m.issueJWT()
+	m.must(logical.CreateOperation, "keys/secret-name", map[string]any{"rotation_period": "24h"})
+	m.do(logical.ReadOperation, "made-up", nil)
+	m.periodic()
+	resp := m.must(logical.ReadOperation, "status", map[string]any{"format": "prometheus"})
+	if resp.Data[logical.HTTPContentType] != "text/plain; version=0.0.4" || resp.Data[logical.HTTPStatusCode] != http.StatusOK {
+		t.Errorf("answered as %v, %v", resp.Data[logical.HTTPContentType], resp.Data[logical.HTTPStatusCode])
+	}
+	if cached, ok := resp.Data[logical.HTTPCacheControlHeader]; ok {
+		t.Errorf("may be cached: %v", cached)
+	}
+	text := string(resp.Data[logical.HTTPRawBody].([]byte))
+	const label = `[a-z_]+="[a-z._-]+"`
+	sample := regexp.MustCompile(`^(vault_tokens_[a-z_]+)(\{` + label + `\})? \d+$`)
+	head, typed := "", map[string]string{}
+	for line := range strings.Lines(text) {
+		words := strings.Fields(line)
+		switch found := sample.FindStringSubmatch(strings.TrimSuffix(line, "\n")); {
+		case words[1] == "HELP":
+			head = words[2]
+		case words[1] == "TYPE" && words[2] == head:
+			typed[head] = words[3]
+		case found == nil || found[1] != head:
+			t.Errorf("below %s is %q", head, line)
+		}
+	}
+	for name, want := range map[string]string{
+		"vault_tokens_started_timestamp_seconds":       "gauge",
+		"vault_tokens_issued_total":                    "counter",
+		"vault_tokens_records":                         "gauge",
+		"vault_tokens_next_rotation_timestamp_seconds": "gauge",
+		"vault_tokens_tidy_finished_timestamp_seconds": "gauge",
+	} {
+		if typed[name] != want {
+			t.Errorf("%s is a %q, want a %s", name, typed[name], want)
+		}
+	}
+	if len(typed) != len(figures)-1 { // no key was rotated
+		t.Errorf("%d metrics for %d figures", len(typed), len(figures))
+	}
+	if !strings.Contains(text, "\nvault_tokens_issued_total{token_type=\"jwt\"} 1\n") || strings.Contains(text, "secret-name") {
+		t.Errorf("no JWT is counted, or a key is named:\n%s", text)
+	}
+	m.answers([]row{
+		{operation: logical.ReadOperation, path: "status", data: map[string]any{"format": "json"}, refused: "format"},
+		{operation: logical.ReadOperation, path: "status", data: map[string]any{"made_up": "x"}, refused: "made_up"},
+	})
+}
+
+// What needs no Vault token are the lists below the figures, and not the figures.
+func TestFiguresNeedAToken(t *testing.T) {
+	m := newMount(t)
+	if m.backend.unauthenticated("status") || !m.backend.unauthenticated("status/x") {
+		t.Error("the figures are for everybody, or the lists are not")
+	}
+	if path := m.backend.Route("status/"); path != nil {
+		t.Errorf("status/, which needs no Vault token, is answered by %s", path.Pattern)
+	}
 }

@@ -7,6 +7,7 @@ import (
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
 
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/token"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/usererror"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/verify/format"
 )
@@ -107,7 +108,7 @@ func (b *tokensBackend) pathTokensDelete(ctx context.Context, req *logical.Reque
 	if err != nil {
 		return nil, err
 	}
-	ended, err := b.engine.Tokens.RevokeOpaque(ctx, req.Storage, id, "")
+	ended, err := b.engine.Tokens.Revoke(ctx, req.Storage, token.Lease{ID: id})
 	b.logEnded(ended, err)
 	if ended != nil || err != nil {
 		return nil, err

@@ -82,6 +82,9 @@ func introspectionData(answer *token.Answer) map[string]any {
 	if len(answer.Metadata) > 0 {
 		data["metadata"] = stringMap(answer.Metadata)
 	}
+	if answer.Status != nil {
+		data["status"] = map[string]any{"status_list": map[string]any{"idx": answer.Status.Index, "uri": answer.Status.URI}}
+	}
 	return data
 }
 

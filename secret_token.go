@@ -30,17 +30,19 @@ const (
 	leaseExpiresAt = "expires_at"
 	leaseList      = "status_list"
 	leaseIndex     = "status_index"
+	leaseTracked   = "tracked" // "true" for a JWT that has a record
 )
 
 // leaseData is all that renewing or revoking the token needs.
 func leaseData(issued *token.Issued) map[string]any {
-	data := map[string]any{leaseTokenID: issued.ID, leaseRole: issued.Role}
-	if issued.TokenType == role.JWT {
-		data[leaseExpiresAt] = issued.ExpiresAt.Format(time.RFC3339)
-		data[leaseList] = issued.Ref.List
-		data[leaseIndex] = strconv.Itoa(issued.Ref.Index)
+	return map[string]any{
+		leaseTokenID:   issued.ID,
+		leaseRole:      issued.Role,
+		leaseExpiresAt: issued.ExpiresAt.Format(time.RFC3339),
+		leaseList:      issued.Ref.List,
+		leaseIndex:     strconv.Itoa(issued.Ref.Index),
+		leaseTracked:   strconv.FormatBool(issued.Tracked),
 	}
-	return data
 }
 
 func (b *tokensBackend) secrets() []*framework.Secret {
@@ -62,6 +64,7 @@ func (b *tokensBackend) renewOpaque(ctx context.Context, req *logical.Request, _
 	if err != nil {
 		return nil, err
 	}
+	b.counts.renewed.add(string(renewed.Record.TokenType))
 	b.Logger().Info("token renewed", "token_id", id, "role", renewed.Record.Role, "token_type", renewed.Record.TokenType,
 		"expires_at", renewed.Record.ExpiresAt.Format(time.RFC3339))
 	// Without data, so that Vault drops the answer that it stored with the lease,
@@ -77,14 +80,21 @@ func (b *tokensBackend) revokeOpaque(ctx context.Context, req *logical.Request, 
 	if err != nil {
 		return nil, err
 	}
-	role, _ := req.Secret.InternalData[leaseRole].(string)
-	ended, err := b.engine.Tokens.RevokeOpaque(ctx, req.Storage, id, role)
+	lease := token.Lease{ID: id}
+	if _, ok := req.Secret.InternalData[leaseList]; ok {
+		if lease, err = leaseOf(req); err != nil {
+			return nil, err
+		}
+	} else { // of a token that was issued before opaque ones had bits
+		lease.Role, _ = req.Secret.InternalData[leaseRole].(string)
+	}
+	ended, err := b.engine.Tokens.Revoke(ctx, req.Storage, lease)
 	b.logEnded(ended, err)
 	return nil, err
 }
 
 func (b *tokensBackend) revokeJWT(ctx context.Context, req *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
-	lease, err := jwtLease(req)
+	lease, err := leaseOf(req)
 	if err != nil {
 		return nil, err
 	}
@@ -93,7 +103,8 @@ func (b *tokensBackend) revokeJWT(ctx context.Context, req *logical.Request, _ *
 	return nil, err
 }
 
-func jwtLease(req *logical.Request) (lease token.JWTLease, err error) {
+// leaseOf reads a lease's internal data.
+func leaseOf(req *logical.Request) (lease token.Lease, err error) {
 	read := func(key string) (value string) {
 		if err == nil {
 			value, err = leaseString(req, key)
@@ -113,6 +124,8 @@ func jwtLease(req *logical.Request) (lease token.JWTLease, err error) {
 	if lease.ExpiresAt, err = time.Parse(time.RFC3339, expires); err != nil {
 		return lease, fmt.Errorf("lease data %s: %w", leaseExpiresAt, err)
 	}
+	tracked, _ := req.Secret.InternalData[leaseTracked].(string) // younger than some leases
+	lease.Tracked = tracked == "true"
 	return lease, nil
 }
 

@@ -129,7 +129,7 @@ func (m *oldMount) withNewFields(path string, answer json.RawMessage) json.RawMe
 	case path == "config":
 		added = `{"allowed_audiences": ["*"], "standby_introspection": "forward"}`
 	case strings.HasPrefix(path, "roles/") && path != "roles/":
-		added = `{"allowed_metadata": [], "require_cnf": false}`
+		added = `{"allowed_metadata": [], "require_cnf": false, "track": false}`
 	default:
 		return answer
 	}
@@ -162,12 +162,27 @@ func (m *oldMount) read(path string) any {
 func (m *oldMount) checkIntrospection() {
 	m.t.Helper()
 	for _, token := range m.state.Tokens {
-		m.same(token.About, m.introspect(token.Token), token.Answer)
+		m.same(token.About, m.withoutStatus(m.introspect(token.Token), token.Answer), token.Answer)
 	}
 	for _, check := range m.state.Checks {
 		resp := m.must(logical.UpdateOperation, "introspect", check.Request)
-		m.same("check", resp.Data, check.Answer)
+		m.same("check", m.withoutStatus(resp.Data, check.Answer), check.Answer)
 	}
+}
+
+// withoutStatus takes the status from an answer that an earlier build gave without.
+// Only JWTs had a bit then.
+func (m *oldMount) withoutStatus(answer map[string]any, before json.RawMessage) map[string]any {
+	m.t.Helper()
+	if _, had := m.decode(before).(map[string]any)["status"]; had {
+		return answer
+	}
+	if _, has := answer["status"]; has != (answer["token_type"] == "jwt") {
+		m.t.Errorf("a %v has a status: %v", answer["token_type"], has)
+	}
+	answer = maps.Clone(answer)
+	delete(answer, "status")
+	return answer
 }
 
 func (m *oldMount) introspect(token string) map[string]any {

@@ -123,7 +123,7 @@ func (e *Engine) StatusList(ctx context.Context, storage logical.Storage, id str
 	if err != nil {
 		return nil, 0, err
 	}
-	settings := statuslist.Settings{TTL: c.StatusListTTL, Lifetime: c.StatusListLifetime}
+	settings := statuslist.Settings{TTL: c.StatusListTTL, Lifetime: c.StatusListLifetime, Issuer: c.Issuer, Key: role.DefaultKey}
 	body, err := e.Lists.Publish(ctx, storage, id, settings, func(name string) (*keyring.Version, error) {
 		key, err := e.Keys.Get(ctx, storage, name)
 		if err != nil || key == nil {

@@ -117,7 +117,7 @@ func TestInvalidate(t *testing.T) {
 			r, _ := f.Roles.Get(f.ctx, f.storage, "bearer")
 			return r == nil
 		}},
-		{"record", func() error { _, err := f.Tokens.RevokeOpaque(f.ctx, f.storage, opaque.ID, ""); return err }, func() bool { return !active(opaque) }},
+		{"record", func() error { _, err := f.Tokens.Revoke(f.ctx, f.storage, token.Lease{ID: opaque.ID}); return err }, func() bool { return !active(opaque) }},
 		{"status list", func() error {
 			_, err := f.Lists.Revoke(f.ctx, f.storage, signed.Ref, signed.ID, signed.ExpiresAt)
 			return err

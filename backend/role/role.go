@@ -72,6 +72,7 @@ type Role struct {
 	AllowedMetadata []string          `json:"allowed_metadata,omitempty"` // patterns of names; empty allows none
 	RequireCnf      bool              `json:"require_cnf,omitempty"`
 	GenerateLease   bool              `json:"generate_lease"`
+	Track           bool              `json:"track,omitempty"` // jwt: each token has a record
 }
 
 // New returns a role of a type with the defaults of that type.
@@ -319,6 +320,8 @@ func (r *Role) validateOpaque() error {
 		return usererror.Field("key", only)
 	case r.NotBeforeLeeway != 0:
 		return usererror.Field("not_before_leeway", only)
+	case r.Track:
+		return usererror.Field("track", only+"; tokens of other types always have a record")
 	case !format.ValidPrefix(r.Prefix):
 		return usererror.Field("prefix", "must be groups of a-z and 0-9 joined by single underscores, at most %d characters", format.MaxPrefixLength)
 	case r.MaxTokens < 0:

@@ -3,18 +3,17 @@ package statuslist
 import (
 	"encoding/json"
 	"errors"
-	"fmt"
 	"slices"
+	"sort"
 	"strconv"
-	"strings"
 	"time"
 )
 
-// entry is one status list as stored. Its tokens are signed with one key, which
-// signs the list as well, and name one issuer; they are of any role.
+// entry is one status list as stored. Its tokens have one owner, and are of any
+// role.
 type entry struct {
-	ID        string    `json:"id"`
-	Owner               // key and issuer
+	ID string `json:"id"`
+	Owner
 	Instance  string    `json:"instance"` // of the engine that made the list, and alone extends it
 	CreatedAt time.Time `json:"created_at"`
 	// Until bounds the tokens on the list: none of them expires later.
@@ -24,23 +23,46 @@ type entry struct {
 	Size int `json:"size"`
 	// Blocks are the reserved indexes, from zero on, one after the other. They are
 	// of roles by their position in Roles.
-	Blocks []block  `json:"blocks"`
+	Blocks blocks   `json:"blocks"`
 	Roles  []string `json:"roles"`
+
+	starts []int32 // of the blocks, once indexed
 }
 
-// block is a run of indexes that one role has reserved, stored as [role, size].
+// block is a run of indexes that one role has reserved.
 type block struct{ role, size int }
 
+// blocks are stored as pairs [role, size]. They are encoded by hand, since a list
+// has thousands, and each new one writes them all.
+type blocks []block
+
 // MarshalJSON implements json.Marshaler.
-func (b block) MarshalJSON() ([]byte, error) { return json.Marshal([2]int{b.role, b.size}) }
+func (b blocks) MarshalJSON() ([]byte, error) {
+	out := make([]byte, 0, 12*len(b)+2)
+	out = append(out, '[')
+	for i, block := range b {
+		if i > 0 {
+			out = append(out, ',')
+		}
+		out = append(out, '[')
+		out = strconv.AppendInt(out, int64(block.role), 10)
+		out = append(out, ',')
+		out = strconv.AppendInt(out, int64(block.size), 10)
+		out = append(out, ']')
+	}
+	return append(out, ']'), nil
+}
 
 // UnmarshalJSON implements json.Unmarshaler.
-func (b *block) UnmarshalJSON(raw []byte) error {
-	var pair [2]int
-	if err := json.Unmarshal(raw, &pair); err != nil {
+func (b *blocks) UnmarshalJSON(raw []byte) error {
+	var pairs [][2]int
+	if err := json.Unmarshal(raw, &pairs); err != nil {
 		return err
 	}
-	b.role, b.size = pair[0], pair[1]
+	*b = make(blocks, len(pairs))
+	for i, pair := range pairs {
+		(*b)[i] = block{role: pair[0], size: pair[1]}
+	}
 	return nil
 }
 
@@ -58,7 +80,7 @@ func (e *entry) UnmarshalJSON(raw []byte) error {
 	}
 	if stored.Role != "" {
 		e.Size, e.Roles = stored.Reserved, []string{stored.Role}
-		e.Blocks = []block{{role: 0, size: stored.Reserved}}
+		e.Blocks = blocks{{role: 0, size: stored.Reserved}}
 	}
 	return e.validate()
 }
@@ -96,30 +118,42 @@ func (e *entry) with(role string, size int) *entry {
 	return &next
 }
 
-// Revocation is the entry of one revoked token. Its name, index.expiry, has all
-// that a list needs, so that loading one reads no revocation.
-type Revocation struct {
-	TokenID   string    `json:"token_id"`
-	RevokedAt time.Time `json:"revoked_at"`
+// until returns the entry as it lasts for a token until expires.
+func (e *entry) until(expires time.Time) *entry {
+	if !expires.After(e.Until) {
+		return e
+	}
+	longer := *e
+	longer.Until = expires.Add(reserveAhead)
+	return &longer
 }
 
-// revocationName returns the name of a revocation below its list. It ends in the
-// token's expiry, in seconds since 1970, so that tidying need not read it.
-func revocationName(index int, expires time.Time) string {
-	return strconv.Itoa(index) + "." + strconv.FormatInt(expires.Unix(), 10)
+// index prepares the look-up of blocks, in an entry that does not change any more.
+func (e *entry) index() {
+	e.starts = make([]int32, len(e.Blocks))
+	from := 0
+	for at, b := range e.Blocks {
+		e.starts[at] = int32(from)
+		from += b.size
+	}
 }
 
-// parseRevocationName returns zero for the expiry of format 0, which had none.
-func parseRevocationName(name string) (index int, expires time.Time, err error) {
-	first, second, dotted := strings.Cut(name, ".")
-	index, err = strconv.Atoi(first)
-	if err == nil && dotted {
-		var seconds int64
-		seconds, err = strconv.ParseInt(second, 10, 64)
-		expires = time.Unix(seconds, 0)
+// blockOf returns which block an index is in, and its role: "" if it is in none.
+func (e *entry) blockOf(index int) (role string, at int) {
+	at = sort.Search(len(e.starts), func(i int) bool { return int(e.starts[i]) > index }) - 1
+	if at < 0 || index >= int(e.starts[at])+e.Blocks[at].size {
+		return "", -1
 	}
-	if err != nil || index < 0 || index >= listSize {
-		return 0, time.Time{}, fmt.Errorf("%q is not the name of a revocation", name)
+	return e.Roles[e.Blocks[at].role], at
+}
+
+// blocksUntil returns how many of the first blocks hold all those of a role.
+func (e *entry) blocksUntil(role string) int {
+	of := slices.Index(e.Roles, role)
+	for at := len(e.Blocks) - 1; of >= 0 && at >= 0; at-- {
+		if e.Blocks[at].role == of {
+			return at + 1
+		}
 	}
-	return index, expires, nil
+	return 0
 }

@@ -16,6 +16,11 @@ import (
 type Settings struct {
 	TTL      time.Duration // how long a verifier may use a copy before it fetches a new one
 	Lifetime time.Duration // how long a verifier may use a copy while it cannot fetch
+
+	// Of the lists of opaque tokens, which name neither: the issuer that the mount
+	// has now, "" if it has none, and the key that signs.
+	Issuer string
+	Key    string
 }
 
 // URI returns where a list is published.
@@ -32,7 +37,7 @@ type published struct {
 }
 
 // Publish returns the signed list in compact serialization, or nil if there is
-// no such list, or no key left to sign it. The first request after a change
+// no such list, no key left to sign it, or no issuer that it could name. The first request after a change
 // builds it. That writes no storage, so that anybody may ask. signerOf returns
 // the version of a key that signs now.
 //
@@ -47,7 +52,11 @@ func (l *Lists) Publish(ctx context.Context, storage logical.Storage, id string,
 	l.mu.Lock()
 	stored := li.entry
 	l.mu.Unlock()
-	signer, err := signerOf(stored.Key)
+	owner := settings.owner(stored.Owner)
+	if owner.Issuer == "" {
+		return nil, nil
+	}
+	signer, err := signerOf(owner.Key)
 	if err != nil || signer == nil {
 		return nil, err
 	}
@@ -65,6 +74,14 @@ func (l *Lists) Publish(ctx context.Context, storage logical.Storage, id string,
 		return body, nil // built while this call waited
 	}
 	return l.build(li, wanted, signer)
+}
+
+// owner returns the key that signs a list and the issuer that it is of.
+func (s Settings) owner(of Owner) Owner {
+	if of.Lifetime != "" {
+		of.Key, of.Issuer = s.Key, s.Issuer
+	}
+	return of
 }
 
 // fresh returns the signed list if it can still be served: nothing has changed
@@ -85,17 +102,17 @@ func (l *Lists) fresh(li *list, wanted published) []byte {
 
 func (l *Lists) build(li *list, p published, signer *keyring.Version) ([]byte, error) {
 	l.mu.Lock()
-	stored, revoked := li.entry, li.revoked.clone()
 	p.version, p.builtAt = li.version, l.clock()
+	now := list{entry: li.entry, revoked: li.revoked.clone()}
 	l.mu.Unlock()
 
-	encoded, err := statuses(stored, &revoked, p.continues).Encode()
+	encoded, err := now.statuses(p.continues).Encode()
 	if err != nil {
 		return nil, fmt.Errorf("build status list: %w", err)
 	}
 	signed, err := signer.Sign(format.StatusListType, &format.StatusListClaims{
 		RegisteredClaims: jwt.RegisteredClaims{
-			Subject:   URI(stored.Issuer, stored.ID),
+			Subject:   URI(p.settings.owner(now.entry.Owner).Issuer, now.entry.ID),
 			IssuedAt:  jwt.NewNumericDate(p.builtAt),
 			ExpiresAt: jwt.NewNumericDate(p.builtAt.Add(p.settings.Lifetime)),
 		},
@@ -115,15 +132,24 @@ func (l *Lists) build(li *list, p published, signer *keyring.Version) ([]byte, e
 
 // statuses returns the bits of a list. An index that was not given out, and will
 // not be, is revoked.
-func statuses(of *entry, revoked *bits, continues bool) *format.StatusList {
-	valid := of.reserved()
+func (li *list) statuses(continues bool) *format.StatusList {
+	valid := li.entry.reserved()
 	if continues {
-		valid = of.Size
+		valid = li.entry.Size
 	}
 	all := format.NewStatusList(listSize, 1)
 	for i := valid; i < listSize; i++ {
 		all.Set(i, format.StatusInvalid)
 	}
-	revoked.each(func(i int) { all.Set(i, format.StatusInvalid) })
+	li.revoked.bits.each(func(i int) { all.Set(i, format.StatusInvalid) })
+	from := 0
+	for at, b := range li.entry.Blocks {
+		if at < li.revoked.roles[li.entry.Roles[b.role]].blocks {
+			for i := from; i < from+b.size; i++ {
+				all.Set(i, format.StatusInvalid)
+			}
+		}
+		from += b.size
+	}
 	return all
 }

@@ -194,7 +194,7 @@ func TestTidy(t *testing.T) {
 	if _, writes := f.storage.Count(func() { n = f.tidy() }); n != (Tidied{1, 1}) || writes != 2 {
 		t.Errorf("removed %v with %d writes, want 1 with a write for the list and one for its revocation", n, writes)
 	}
-	want := []string{instancePrefix + instanceName, listPrefix + long.List, revokedPrefix + long.List + "/" + revocationName(long.Index, f.expires[long])}
+	want := []string{instancePrefix + instanceName, listPrefix + long.List, revokedPrefix + long.List + "/" + mark{index: long.Index, expires: f.expires[long]}.name()}
 	if left := slices.Sorted(slices.Values(f.stored(""))); !slices.Equal(left, want) {
 		t.Errorf("left are %v, want %v", left, want)
 	}

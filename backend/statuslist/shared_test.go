@@ -31,7 +31,8 @@ func TestManyRolesInTurn(t *testing.T) {
 			}
 		}
 	})
-	if blocks := roles * rounds / smallestBlock * 2; len(lists) > 2+blocks/maxBlocks {
+	// Two blocks a role, of 128 places: the first lists are small ones.
+	if len(lists) > 4 {
 		t.Errorf("%d tokens are on %d lists", roles*rounds, len(lists))
 	}
 	if most := int64(2*roles + len(lists) + 1); writes > most {
@@ -48,6 +49,33 @@ func TestManyRolesInTurn(t *testing.T) {
 		if err != nil || len(entry.Value) > 64<<10 {
 			t.Errorf("the entry of a list has %d bytes, %v", len(entry.Value), err)
 		}
+	}
+}
+
+// What verifiers fetch grows with the live tokens: a million of them fill eight
+// lists, or ten if they are of ten thousand roles, which have some room to spare.
+func TestMillionTokens(t *testing.T) {
+	for _, roles := range []int{1, 10_000} {
+		f := newFixture(t)
+		lists := map[string]bool{}
+		_, writes := f.storage.Count(func() {
+			for range 1_000_000 / roles {
+				for n := range roles {
+					ref, err := f.Reserve(f.ctx, f.storage, Owner{Lifetime: Month}, fmt.Sprint("role-", n), f.now.Add(time.Hour))
+					if err != nil {
+						t.Fatal(err)
+					}
+					lists[ref.List] = true
+				}
+			}
+		})
+		if len(lists) > 10 {
+			t.Errorf("the tokens of %d roles are on %d lists", roles, len(lists))
+		}
+		if most := int64(2*roles + 300); writes > most {
+			t.Errorf("%d roles: %d writes, want at most %d", roles, writes, most)
+		}
+		t.Logf("%d roles: %d lists, %d writes, %d KiB in memory", roles, len(lists), writes, f.Counts().LoadedBytes>>10)
 	}
 }
 
@@ -268,7 +296,7 @@ func TestInvalidateConcernsOneList(t *testing.T) {
 	}
 	changed := refs[7]
 	reads, _ := f.storage.Count(func() {
-		f.Invalidate(revokedPrefix + changed.List + "/" + revocationName(changed.Index, f.now.Add(time.Hour)))
+		f.Invalidate(revokedPrefix + changed.List + "/" + mark{index: changed.Index, expires: f.now.Add(time.Hour)}.name())
 		for _, ref := range refs {
 			if anew := f.publish(ref.List, settings, s) != bodies[ref.List]; anew != (ref == changed) {
 				t.Errorf("list %s signed anew: %v", ref.List, anew)

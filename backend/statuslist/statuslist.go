@@ -13,8 +13,6 @@ package statuslist
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"io"
 	"strings"
 	"sync"
@@ -45,16 +43,42 @@ const (
 	relistAfter = 30 * time.Second
 )
 
-// Owner is what the tokens of a list have in common.
+// Owner is what the tokens of a list have in common: JWTs the key that signed them
+// and the issuer that they name, of which their list is too; opaque tokens, which
+// name neither, how long they can live.
 type Owner struct {
-	Key    string `json:"key"`
-	Issuer string `json:"issuer"`
+	Key      string   `json:"key,omitempty"`
+	Issuer   string   `json:"issuer,omitempty"`
+	Lifetime Lifetime `json:"lifetime,omitempty"` // of opaque tokens
 }
 
-// Ref refers to a token's bit: an index in a list.
+// Lifetime is how long opaque tokens can live, over all renewals. They share lists
+// with such of a like lifetime: else a few that live for years would keep the lists
+// of many short ones.
+type Lifetime string
+
+// The lifetimes of opaque tokens.
+const (
+	Day   Lifetime = "day"   // at most 24 hours
+	Month Lifetime = "month" // at most 32 days, which is Vault's default maximum
+	Long  Lifetime = "long"
+)
+
+// LifetimeOf returns the lifetime of a token that can live for so long.
+func LifetimeOf(longest time.Duration) Lifetime {
+	switch {
+	case longest <= 24*time.Hour:
+		return Day
+	case longest <= 32*24*time.Hour:
+		return Month
+	}
+	return Long
+}
+
+// Ref refers to a token's bit: an index in a list. The zero Ref refers to none.
 type Ref struct {
-	List  string
-	Index int
+	List  string `json:"list"`
+	Index int    `json:"index"`
 }
 
 // Status is what is known of a token's bit.
@@ -62,15 +86,15 @@ type Status int
 
 // The statuses of a bit.
 const (
-	Valid    Status = iota
-	Revoked         // by an entry of its own
-	NotGiven        // the index was never given out, or its list is gone
+	Valid Status = iota
+	Revoked
+	NotGiven // the index was never given out, or its list is gone
 )
 
 // Lists is all status lists of a mount. Each is loaded when it is asked for.
 type Lists struct {
 	entries     store.Entries[entry]
-	revocations store.Entries[Revocation] // named list/revocationName
+	revocations store.Entries[Revocation] // named list/mark
 	instances   *store.Store[instance]
 	clock       func() time.Time
 	random      io.Reader
@@ -103,13 +127,10 @@ type instance struct {
 
 // list is one status list in memory.
 type list struct {
-	entry   *entry    // replaced as a whole; see setEntry
-	readAt  time.Time // zero if it was made here
-	size    int       // of the entry in memory, in bytes
-	revoked bits
-	// unsure are revoked indexes of which the storage may or may not know: the
-	// write failed, perhaps after it took effect.
-	unsure    map[int]bool
+	entry     *entry    // replaced as a whole; see setEntry
+	readAt    time.Time // zero if it was made here
+	size      int       // of the entry in memory, in bytes
+	revoked   revoked
 	version   int // counts changes of what is published
 	published *published
 	building  sync.Mutex // held while the list is signed
@@ -127,7 +148,8 @@ func newList(stored *entry) *list {
 
 func (li *list) setEntry(stored *entry) {
 	li.entry = stored
-	li.size = listOverhead + 16*len(stored.Blocks)
+	stored.index()
+	li.size = listOverhead + 20*len(stored.Blocks)
 	for _, role := range stored.Roles {
 		li.size += 16 + len(role)
 	}
@@ -230,286 +252,17 @@ func (l *Lists) Invalidate(key string) bool {
 	}
 	if rest, ok := strings.CutPrefix(key, revokedPrefix); ok {
 		id, name, _ := strings.Cut(rest, "/")
-		index, _, err := parseRevocationName(name)
+		m, err := parseMark(name)
 		l.mu.Lock()
 		defer l.mu.Unlock()
-		if err != nil {
+		if err != nil || m.unnamed { // what it says is not in its name
 			l.forget(id)
 			return true
 		}
-		l.markRevoked(id, index, false)
+		l.mark(id, m, false)
 		return true
 	}
 	return false
-}
-
-// forget drops a list from memory. If it is one of this instance, somebody else
-// has written it: nothing more is given out on it. l.mu is held.
-func (l *Lists) forget(id string) {
-	delete(l.loading, id)
-	if li, ok := l.loaded.Peek(id); ok {
-		l.bytes -= li.bytes()
-		l.loaded.Remove(id)
-		l.closeList(li)
-	}
-}
-
-// inMemory returns a list if it is loaded; l.mu is held.
-func (l *Lists) inMemory(id string) *list {
-	if li, ok := l.loaded.Get(id); ok {
-		return li
-	}
-	return nil
-}
-
-// keep adds a list to what is loaded, within the bounds. A list that is being
-// filled stays, whatever it takes; l.mu is held.
-func (l *Lists) keep(li *list) {
-	if old, ok := l.loaded.Peek(li.entry.ID); ok {
-		l.bytes -= old.bytes()
-	}
-	l.loaded.Add(li.entry.ID, li)
-	l.bytes += li.bytes()
-	l.shrink()
-}
-
-func (l *Lists) shrink() {
-	for range l.loaded.Len() {
-		id, oldest, ok := l.loaded.GetOldest()
-		if !ok || l.bytes <= cachedListBytes && l.loaded.Len() < cachedLists {
-			return
-		}
-		if l.beingFilled(oldest) {
-			l.loaded.Get(id) // look at the next one first
-			continue
-		}
-		l.bytes -= oldest.bytes()
-		l.loaded.Remove(id)
-	}
-}
-
-func (l *Lists) beingFilled(li *list) bool {
-	w := l.writers[li.entry.Owner]
-	return li.open > 0 || w != nil && w.list == li
-}
-
-// change lets a list change in memory, and follows what it takes; l.mu is held.
-func (l *Lists) change(li *list, change func()) {
-	before := li.bytes()
-	change()
-	if kept, ok := l.loaded.Peek(li.entry.ID); ok && kept == li {
-		l.bytes += li.bytes() - before
-	}
-}
-
-// markRevoked sets a bit in memory, if the list is there; a load that is under
-// way may have missed it, and is not joined any more. l.mu is held.
-func (l *Lists) markRevoked(id string, index int, unsure bool) {
-	delete(l.loading, id)
-	li := l.inMemory(id)
-	if li == nil {
-		return
-	}
-	l.change(li, func() {
-		if li.revoked.add(index) {
-			li.version++
-		}
-		switch {
-		case unsure && li.unsure == nil:
-			li.unsure = map[int]bool{index: true}
-		case unsure:
-			li.unsure[index] = true
-		default:
-			delete(li.unsure, index)
-		}
-	})
-}
-
-// Revoke marks a token that lives until expires as revoked, with one entry, and
-// reports whether there was anything to do: not if it has its entry already.
-//
-// It needs nothing to be loaded, nor the list to be known: after a failover or a
-// restored snapshot this node may not know it yet.
-func (l *Lists) Revoke(ctx context.Context, storage logical.Storage, ref Ref, tokenID string, expires time.Time) (bool, error) {
-	if !format.ValidID(ref.List) || ref.Index < 0 || ref.Index >= listSize {
-		return false, fmt.Errorf("status list %q has no index %d", ref.List, ref.Index)
-	}
-	l.mu.Lock()
-	li := l.inMemory(ref.List)
-	done := li != nil && li.revoked.has(ref.Index) && !li.unsure[ref.Index]
-	l.mu.Unlock()
-	if done {
-		return false, nil
-	}
-	name := ref.List + "/" + revocationName(ref.Index, expires)
-	err := l.revocations.Put(ctx, storage, name, &Revocation{TokenID: tokenID, RevokedAt: l.clock()})
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.markRevoked(ref.List, ref.Index, err != nil)
-	return err == nil, err
-}
-
-// Status returns the role that reserved a token's bit, "" if none did, and what
-// is known of the bit. Its list is loaded if it is not in memory.
-func (l *Lists) Status(ctx context.Context, storage logical.Storage, ref Ref) (role string, status Status, err error) {
-	li, err := l.get(ctx, storage, ref.List)
-	if err != nil || li == nil {
-		return "", NotGiven, err
-	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	from := 0
-	for _, b := range li.entry.Blocks {
-		if ref.Index >= from && ref.Index < from+b.size {
-			role = li.entry.Roles[b.role]
-			break
-		}
-		from += b.size
-	}
-	switch {
-	case ref.Index >= 0 && ref.Index < listSize && li.revoked.has(ref.Index):
-		return role, Revoked, nil
-	case role == "":
-		return "", NotGiven, nil
-	}
-	return role, Valid, nil
-}
-
-// get returns a list, or nil if there is none.
-func (l *Lists) get(ctx context.Context, storage logical.Storage, id string) (*list, error) {
-	limit := l.maxAge()
-	l.mu.Lock()
-	li := l.inMemory(id)
-	if li != nil && limit > 0 {
-		if age := l.clock().Sub(li.readAt); age < 0 || age >= limit {
-			l.forget(id)
-			li = nil
-		}
-	}
-	l.mu.Unlock()
-	if li != nil {
-		return li, nil
-	}
-	if exists, err := l.exists(ctx, storage, id); err != nil || !exists {
-		return nil, err
-	}
-	l.mu.Lock()
-	if li := l.inMemory(id); li != nil {
-		l.mu.Unlock()
-		return li, nil
-	}
-	if under := l.loading[id]; under != nil {
-		l.mu.Unlock()
-		select {
-		case <-under.done:
-			return under.list, under.err
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		}
-	}
-	this := &loading{done: make(chan struct{}), err: errors.New("loading the status list panicked")}
-	l.loading[id] = this
-	l.mu.Unlock()
-
-	defer func() {
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		if l.loading[id] == this { // nothing has changed meanwhile
-			delete(l.loading, id)
-			switch {
-			case this.err != nil:
-			case this.list != nil:
-				l.keep(this.list)
-			default:
-				delete(l.known, id) // it was removed
-			}
-		}
-		close(this.done)
-	}()
-	ctx, cancel := store.Detach(ctx) // others may wait for it
-	defer cancel()
-	this.list, this.err = l.read(ctx, storage, id)
-	return this.list, this.err
-}
-
-// exists reports whether there is a list of this id. What lists there are is
-// known from one listing, so that made-up ids cost nothing.
-func (l *Lists) exists(ctx context.Context, storage logical.Storage, id string) (bool, error) {
-	if known, fresh := l.isKnown(id); known || fresh {
-		return known, nil
-	}
-	select {
-	case l.relist <- struct{}{}:
-	case <-ctx.Done():
-		return false, ctx.Err()
-	}
-	defer func() { <-l.relist }()
-	if known, fresh := l.isKnown(id); known || fresh {
-		return known, nil // listed while this call waited
-	}
-	ctx, cancel := store.Detach(ctx) // others wait for it
-	defer cancel()
-	err := l.listIDs(ctx, storage)
-	known, _ := l.isKnown(id)
-	return known, err
-}
-
-func (l *Lists) isKnown(id string) (known, fresh bool) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	age := l.clock().Sub(l.knownAt)
-	return l.known[id] != nil, l.known != nil && age >= 0 && age < relistAfter
-}
-
-// listIDs makes the ids of all lists known. Ids that became known during the
-// listing stay known.
-func (l *Lists) listIDs(ctx context.Context, storage logical.Storage) error {
-	ids, err := l.entries.List(ctx, storage, "")
-	if err != nil {
-		return err
-	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.known == nil {
-		l.known = map[string]*horizon{}
-	}
-	for _, id := range ids {
-		if l.known[id] == nil {
-			l.known[id] = &horizon{}
-		}
-	}
-	l.knownAt = l.clock()
-	return nil
-}
-
-// read loads a list from the storage: two operations. The revocations come first:
-// remove deletes them after the entry, so that what is read beside an entry is
-// complete.
-func (l *Lists) read(ctx context.Context, storage logical.Storage, id string) (*list, error) {
-	readAt := l.clock()
-	names, err := l.revocations.List(ctx, storage, id+"/")
-	if err != nil {
-		return nil, err
-	}
-	stored, err := l.entries.Read(ctx, storage, id)
-	if err != nil || stored == nil {
-		return nil, err
-	}
-	li := newList(stored)
-	li.readAt = readAt
-	for _, name := range names {
-		index, _, err := parseRevocationName(name)
-		if err != nil {
-			return nil, fmt.Errorf("status list %s: %w", id, err)
-		}
-		li.revoked.add(index)
-	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if h := l.known[id]; h != nil {
-		h.until = stored.Until
-	}
-	return li, nil
 }
 
 // Counts are figures of the status lists for operators.

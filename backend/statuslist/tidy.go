@@ -69,6 +69,7 @@ func summary(failed []error) error {
 func (l *Lists) tidyList(ctx context.Context, storage logical.Storage, id string, margin time.Duration, done *Tidied) error {
 	now := l.clock()
 	until, swept := l.horizonOf(id)
+	var owner Owner
 	if until.IsZero() || !now.Before(until.Add(margin)) {
 		stored, err := l.entries.Read(ctx, storage, id)
 		if err != nil {
@@ -78,11 +79,11 @@ func (l *Lists) tidyList(ctx context.Context, storage logical.Storage, id string
 			l.drop(id)
 			return nil
 		}
-		until = stored.Until
+		until, owner = stored.Until, stored.Owner
 		l.noteHorizon(id, func(h *horizon) { h.until = until })
 	}
 	if !now.Before(until.Add(margin)) {
-		return l.remove(ctx, storage, id, done)
+		return l.remove(ctx, storage, id, owner, done)
 	}
 	if age := now.Sub(swept); age >= 0 && age < sweepEvery {
 		return nil
@@ -114,18 +115,21 @@ func (l *Lists) noteHorizon(id string, note func(*horizon)) {
 // remove deletes a list, and then its revocations: without its list a token is
 // refused, without its revocation it is not. Revocations that a crash leaves are
 // found by tidyOrphans.
-func (l *Lists) remove(ctx context.Context, storage logical.Storage, id string, done *Tidied) error {
-	release, ok := l.stopFilling(id)
-	if !ok {
-		return nil // a token is joining it just now; the next run looks again
+func (l *Lists) remove(ctx context.Context, storage logical.Storage, id string, owner Owner, done *Tidied) error {
+	w := l.writer(owner)
+	select {
+	case w.changes <- struct{}{}:
+		defer func() { <-w.changes }()
+	default:
+		return nil // a list of this owner is being written just now; the next run looks again
 	}
-	defer release()
+	l.stopFilling(id)
 	if err := l.entries.Delete(ctx, storage, id); err != nil {
 		return err // it may be gone or not; the next run looks
 	}
 	l.drop(id)
 	done.Lists++
-	return l.removeRevocations(ctx, storage, id, done, func(string, time.Time) (bool, error) { return true, nil })
+	return l.removeRevocations(ctx, storage, id, done, func(string, mark) (bool, error) { return true, nil })
 }
 
 func (l *Lists) knownIDs() []string {
@@ -142,33 +146,26 @@ func (l *Lists) drop(id string) {
 	delete(l.known, id)
 }
 
-// stopFilling makes sure that no token joins the list, until release is called.
-func (l *Lists) stopFilling(id string) (release func(), ok bool) {
+// stopFilling makes sure that no token joins the list. The owner's changes are
+// held.
+func (l *Lists) stopFilling(id string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	li, ok := l.loaded.Peek(id)
-	if !ok || !l.beingFilled(li) {
-		return func() {}, true
-	}
-	w := l.writers[li.entry.Owner]
-	select {
-	case w.changes <- struct{}{}:
+	if li, ok := l.loaded.Peek(id); ok {
 		l.closeList(li)
-		return func() { <-w.changes }, true
-	default:
-		return nil, false
 	}
 }
 
-// sweep removes the revocations of a list whose tokens expired long ago.
+// sweep removes the revocations of a list that concern one token, if that expired
+// long ago. The few that concern many stay as long as their list.
 func (l *Lists) sweep(ctx context.Context, storage logical.Storage, id string, margin time.Duration, done *Tidied) error {
 	before := l.clock().Add(-margin)
-	return l.removeRevocations(ctx, storage, id, done, func(_ string, expires time.Time) (bool, error) {
-		return !expires.IsZero() && expires.Before(before), nil
+	return l.removeRevocations(ctx, storage, id, done, func(_ string, m mark) (bool, error) {
+		return m.index >= 0 && !m.expires.IsZero() && m.expires.Before(before), nil
 	})
 }
 
-func (l *Lists) removeRevocations(ctx context.Context, storage logical.Storage, id string, done *Tidied, ended func(name string, expires time.Time) (bool, error)) error {
+func (l *Lists) removeRevocations(ctx context.Context, storage logical.Storage, id string, done *Tidied, ended func(name string, m mark) (bool, error)) error {
 	names, err := l.revocations.List(ctx, storage, id+"/")
 	if err != nil {
 		return err
@@ -177,11 +174,11 @@ func (l *Lists) removeRevocations(ctx context.Context, storage logical.Storage, 
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		_, expires, err := parseRevocationName(name)
+		m, err := parseMark(name)
 		if err != nil {
 			continue // of a later version, or damaged: not ours to remove
 		}
-		remove, err := ended(name, expires)
+		remove, err := ended(name, m)
 		if err != nil {
 			return err
 		}
@@ -221,9 +218,9 @@ func (l *Lists) tidyOrphans(ctx context.Context, storage logical.Storage, margin
 			continue // it is not gone
 		}
 		if err == nil {
-			err = l.removeRevocations(ctx, storage, id, done, func(name string, expires time.Time) (bool, error) {
-				if !expires.IsZero() {
-					return now.After(expires.Add(margin)), nil
+			err = l.removeRevocations(ctx, storage, id, done, func(name string, m mark) (bool, error) {
+				if !m.expires.IsZero() {
+					return now.After(m.expires.Add(margin)), nil
 				}
 				revocation, err := l.revocations.Read(ctx, storage, id+"/"+name)
 				return revocation != nil && now.After(revocation.RevokedAt.Add(undatedMargin)), err

@@ -13,6 +13,7 @@ import (
 
 	"github.com/hashicorp/vault/sdk/logical"
 
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/statuslist"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/store"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/usererror"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/verify/format"
@@ -21,15 +22,18 @@ import (
 const capPrefix = "cap/"
 
 // caps counts the live tokens of roles with max_tokens. Each token issued under a
-// cap has a slot: an entry named <role>/<expiry>-<token id>, so that one listing
+// cap has a slot: an entry named <role>/<expiry>-<token id>-<bit>, so that one listing
 // counts a role. The expiry is the one that the token was issued with; renewals
-// do not write it, and are looked up when it matters.
+// do not write it, and are looked up when it matters. The token's bit is in the name
+// too, so that slots of tokens that are revoked are not counted while they wait to
+// be removed.
 //
 // A slot is written before the token's record and removed after it. What a fault
 // leaves in between is found by reconcile.
 type caps struct {
 	entries store.Entries[slot]
 	clock   func() time.Time
+	dead    func(context.Context, logical.Storage, slotKey) bool // whether a slot's token is revoked
 
 	mu    sync.Mutex
 	roles map[string]*counter // never removed, since somebody may be waiting for one
@@ -46,6 +50,7 @@ type counter struct {
 	loaded  bool
 	changes int                   // of the slots, by other nodes
 	slots   map[string]*slotState // by token id
+	dead    int                   // of the slots
 	byTime  expiries              // of the slots, with some that are gone
 	// known is, while the slots are listed, those whose state is better known here:
 	// one that was written or removed meanwhile may be in the listing, or not.
@@ -60,10 +65,11 @@ type slotState struct {
 	// Whoever began that ends it; others leave the slot alone.
 	busy    bool
 	written time.Time // when this process wrote it; zero if another one did
+	dead    bool      // its token is revoked, and it is not counted
 }
 
-func newCaps(clock func() time.Time) *caps {
-	return &caps{entries: store.Entries[slot]{Prefix: capPrefix, Format: 1}, clock: clock, roles: map[string]*counter{}}
+func newCaps(clock func() time.Time, dead func(context.Context, logical.Storage, slotKey) bool) *caps {
+	return &caps{entries: store.Entries[slot]{Prefix: capPrefix, Format: 1}, clock: clock, dead: dead, roles: map[string]*counter{}}
 }
 
 // has reports whether slots of a role were looked at since the start.
@@ -87,11 +93,32 @@ func (c *caps) invalidate(key string) bool {
 	rest, ours := strings.CutPrefix(key, capPrefix)
 	if ours {
 		role, _, _ := strings.Cut(rest, "/")
-		if c.has(role) {
-			c.of(role).unload()
-		}
+		c.recount(role)
 	}
 	return ours
+}
+
+// recount makes the next capped issue of a role list its slots again.
+func (c *caps) recount(role string) {
+	if c.has(role) {
+		c.of(role).unload()
+	}
+}
+
+// live returns how many tokens of a role count against its cap, nil if that is not
+// known.
+func (c *caps) live(role string) *int {
+	if !c.has(role) {
+		return nil
+	}
+	n := c.of(role)
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if !n.loaded {
+		return nil
+	}
+	live := len(n.slots) - n.dead
+	return &live
 }
 
 func (n *counter) unload() {
@@ -101,20 +128,42 @@ func (n *counter) unload() {
 	n.changes++
 }
 
-// slotName is the name of a slot below its role.
-func slotName(id string, expires time.Time) string {
-	return strconv.FormatInt(expires.Unix(), 10) + "-" + id
+// slotKey is what the name of a slot says of its token.
+type slotKey struct {
+	role    string
+	id      string
+	expires time.Time      // zero in format 0
+	ref     statuslist.Ref // zero before opaque tokens had bits
+}
+
+func slotOf(record *Record) slotKey {
+	return slotKey{record.Role, record.ID, record.ExpiresAt, record.Ref}
+}
+
+// name is the name of a slot below its role.
+func (k slotKey) name() string {
+	return strconv.FormatInt(k.expires.Unix(), 10) + "-" + k.id + "-" + k.ref.List + "." + strconv.Itoa(k.ref.Index)
 }
 
 // parseSlotName reads the name of a slot. Slots of format 0 were named by the id
 // alone: their expiry is zero, so that it is looked up.
-func parseSlotName(name string) (id string, expires time.Time, ok bool) {
-	first, rest, dated := strings.Cut(name, "-")
-	if !dated {
-		return name, time.Time{}, format.ValidID(name)
+func parseSlotName(role, name string) (slotKey, bool) {
+	parts := strings.Split(name, "-")
+	if len(parts) == 1 {
+		return slotKey{role: role, id: name}, format.ValidID(name)
 	}
-	seconds, err := strconv.ParseInt(first, 10, 64)
-	return rest, time.Unix(seconds, 0), err == nil && format.ValidID(rest)
+	k := slotKey{role: role, id: parts[1]}
+	seconds, err := strconv.ParseInt(parts[0], 10, 64)
+	k.expires = time.Unix(seconds, 0)
+	if err != nil || !format.ValidID(k.id) || len(parts) > 3 {
+		return slotKey{}, false
+	}
+	if len(parts) == 3 {
+		list, index, _ := strings.Cut(parts[2], ".")
+		k.ref.List = list
+		k.ref.Index, err = strconv.Atoi(index)
+	}
+	return k, err == nil
 }
 
 // expiryOf returns when a token that has a record ends, zero if it has none.
@@ -122,7 +171,7 @@ type expiryOf func(ctx context.Context, id string) (time.Time, error)
 
 // take counts a token that is about to be written, unless the cap is reached. If
 // the token is not written after all, give it back with release.
-func (c *caps) take(ctx context.Context, storage logical.Storage, record *Record, maxTokens int, expiry expiryOf) error {
+func (c *caps) take(ctx context.Context, storage logical.Storage, record *Record, maxTokens int, place func() error, expiry expiryOf) error {
 	n := c.of(record.Role)
 	for {
 		if err := c.load(ctx, storage, record.Role, n); err != nil {
@@ -139,8 +188,11 @@ func (c *caps) take(ctx context.Context, storage logical.Storage, record *Record
 			return err
 		}
 	}
-	name := record.Role + "/" + slotName(record.ID, record.ExpiresAt)
-	if err := c.entries.Put(ctx, storage, name, &slot{}); err != nil {
+	if err := place(); err != nil {
+		n.drop(record.ID) // nothing is stored of it
+		return err
+	}
+	if err := c.entries.Put(ctx, storage, record.Role+"/"+n.name(record), &slot{}); err != nil {
 		// The entry may be there. If it cannot be removed, the slot counts until
 		// reconcile finds it.
 		n.settled(record.ID)
@@ -158,11 +210,33 @@ func (n *counter) take(record *Record, maxTokens int, now time.Time) (taken bool
 	if !n.loaded {
 		return false, record.ID // and load again: it was invalidated meanwhile
 	}
-	if len(n.slots) >= maxTokens {
+	if len(n.slots)-n.dead >= maxTokens {
 		return false, n.earliest(now)
 	}
-	n.slots[record.ID] = &slotState{name: slotName(record.ID, record.ExpiresAt), expires: record.ExpiresAt, busy: true, written: now}
+	n.slots[record.ID] = &slotState{expires: record.ExpiresAt, busy: true, written: now}
 	return true, ""
+}
+
+// name gives the slot of a token its name, and returns it.
+func (n *counter) name(record *Record) string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	name := slotOf(record).name()
+	if s := n.slots[record.ID]; s != nil {
+		s.name = name
+	}
+	return name
+}
+
+// drop forgets a slot; note keeps a listing from bringing it back.
+func (n *counter) drop(id string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if s := n.slots[id]; s != nil && s.dead {
+		n.dead--
+	}
+	delete(n.slots, id)
+	n.note(id)
 }
 
 // push enters a slot into the heap with its present expiry. What is there of it
@@ -248,10 +322,7 @@ func (c *caps) free(ctx context.Context, storage logical.Storage, role string, n
 		n.settled(id)
 		return err
 	}
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	delete(n.slots, id)
-	n.note(id)
+	n.drop(id)
 	return nil
 }
 
@@ -293,7 +364,7 @@ func (n *counter) hold(id string) bool {
 	if s == nil {
 		return !n.loaded // nothing was given away
 	}
-	if s.busy {
+	if s.busy || s.dead {
 		return false
 	}
 	s.busy = true
@@ -332,7 +403,13 @@ func (c *caps) load(ctx context.Context, storage logical.Storage, role string, n
 	ctx, cancel := store.Detach(ctx) // others wait for it
 	defer cancel()
 	names, err := c.entries.List(ctx, storage, role+"/")
-	n.endListing(names, err == nil, changes)
+	listed := make(map[string]*slotState, len(names))
+	for _, name := range names {
+		if k, ok := parseSlotName(role, name); ok { // else of a later version, so not ours to count
+			listed[k.id] = &slotState{name: name, expires: k.expires, dead: c.dead(ctx, storage, k)}
+		}
+	}
+	n.endListing(listed, err == nil, changes)
 	return err
 }
 
@@ -356,7 +433,7 @@ func (n *counter) beginListing() (changes int) {
 
 // endListing takes over what was listed, unless another node has changed some of
 // it meanwhile.
-func (n *counter) endListing(names []string, ok bool, changes int) {
+func (n *counter) endListing(listed map[string]*slotState, ok bool, changes int) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	known := n.known
@@ -364,24 +441,24 @@ func (n *counter) endListing(names []string, ok bool, changes int) {
 	if !ok || changes != n.changes {
 		return
 	}
-	listed := make(map[string]*slotState, len(names))
-	for _, name := range names {
-		id, expires, ok := parseSlotName(name)
-		if !ok || known[id] {
-			continue // of a later version, so not ours to count; or looked at below
+	for id, s := range listed {
+		if before := n.slots[id]; before != nil {
+			before.dead = s.dead
+			listed[id] = before
 		}
-		s := n.slots[id]
-		if s == nil {
-			s = &slotState{name: name, expires: expires}
-		}
-		listed[id] = s
 	}
-	for id := range known {
+	for id := range known { // of these the listing may be wrong
+		delete(listed, id)
 		if s := n.slots[id]; s != nil {
 			listed[id] = s
 		}
 	}
-	n.slots, n.loaded = listed, true
+	n.slots, n.loaded, n.dead = listed, true, 0
+	for _, s := range listed {
+		if s.dead {
+			n.dead++
+		}
+	}
 	n.rebuild()
 }
 

@@ -187,7 +187,7 @@ func TestNoSlotIsLost(t *testing.T) {
 				}
 				for _, id := range f.ids() {
 					if issueErr != nil || id != issued.ID {
-						f.RevokeOpaque(f.ctx, f.storage, id, "")
+						f.Revoke(f.ctx, f.storage, Lease{ID: id})
 					}
 				}
 				f.now = f.now.Add(settleAfter)
@@ -227,8 +227,8 @@ func TestCapLoadsWithOneListing(t *testing.T) {
 	f.issue("api_key") // so that what it needs is in memory
 	f.roles.Get(f.ctx, f.storage, "bearer")
 	reads, writes := f.storage.Count(func() { f.issue("bearer") })
-	if reads != 1 || writes != 2 {
-		t.Errorf("%d reads and %d writes, want one listing, the slot and the record", reads, writes)
+	if reads != 1 || writes != 3 {
+		t.Errorf("%d reads and %d writes, want one listing, and the role's first block, the slot and the record", reads, writes)
 	}
 	f.full("at the cap")
 	// A refusal looks at none of them.
@@ -247,7 +247,7 @@ func TestCapLoadsWithOneListing(t *testing.T) {
 // seedSlot stores a slot without a token.
 func (f *fixture) seedSlot(id string, expires time.Time) {
 	f.t.Helper()
-	if err := f.records.caps.entries.Put(f.ctx, f.storage, "bearer/"+slotName(id, expires), &slot{}); err != nil {
+	if err := f.records.caps.entries.Put(f.ctx, f.storage, "bearer/"+slotKey{id: id, expires: expires}.name(), &slot{}); err != nil {
 		f.t.Fatal(err)
 	}
 }

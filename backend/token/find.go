@@ -67,20 +67,17 @@ func (t *Tokens) findOpaque(ctx context.Context, storage logical.Storage, text s
 		return found{reason: Malformed}, nil
 	}
 	record, err := t.records.Get(ctx, storage, opaque.ID)
-	switch {
-	case err != nil:
+	if err != nil {
 		return found{}, err
-	case !record.matches(opaque):
+	}
+	if !record.matches(opaque) {
 		return found{reason: Unknown}, nil
-	case !record.Live(t.clock()):
-		return found{reason: Expired, record: record}, nil
 	}
-	if dead, err := t.dead(ctx, storage, record); err != nil {
+	reason, err := t.standing(ctx, storage, record)
+	if err != nil {
 		return found{}, err
-	} else if dead {
-		return found{reason: Revoked, record: record}, nil
 	}
-	return found{record: record}, nil
+	return found{reason: reason, record: record}, nil
 }
 
 func (t *Tokens) findJWT(ctx context.Context, storage logical.Storage, text string) (found, error) {

@@ -2,6 +2,7 @@ package token
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 	"slices"
 	"strings"
@@ -11,6 +12,8 @@ import (
 
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/role"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/scope"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/statuslist"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/store"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/usererror"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/verify/format"
 )
@@ -47,6 +50,9 @@ type Answer struct {
 	IssuedAt  time.Time
 	ExpiresAt time.Time
 	NotBefore time.Time // of a JWT
+	// Status is where the token's bit is published (draft-ietf-oauth-status-list), nil
+	// if it is not.
+	Status *format.StatusListReference
 
 	boundCIDRs []netip.Prefix
 }
@@ -78,6 +84,9 @@ func (t *Tokens) Introspect(ctx context.Context, storage logical.Storage, questi
 			return nil, err
 		}
 		answer.Issuer = c.Issuer
+		if answer.Status, err = t.published(ctx, storage, presented.record.Ref, c.Issuer); err != nil {
+			return nil, err
+		}
 	}
 	if question.RequiredScopes != nil {
 		_, answer.ScopeFailed = scope.Outside(answer.Scopes, question.RequiredScopes)
@@ -89,6 +98,19 @@ func (t *Tokens) Introspect(ctx context.Context, storage logical.Storage, questi
 		answer.Reason = CheckFail
 	}
 	return answer, nil
+}
+
+// published returns where the bit of an opaque token is published: nowhere as long as
+// the mount has no issuer, or no key to sign the list.
+func (t *Tokens) published(ctx context.Context, storage logical.Storage, ref statuslist.Ref, issuer string) (*format.StatusListReference, error) {
+	if issuer == "" || ref == (statuslist.Ref{}) {
+		return nil, nil
+	}
+	key, err := t.keys.Get(ctx, storage, role.DefaultKey)
+	if errors.Is(err, store.ErrUndecodable) || err == nil && key == nil {
+		return nil, nil
+	}
+	return &format.StatusListReference{Index: ref.Index, URI: statuslist.URI(issuer, ref.List)}, err
 }
 
 // validate checks the question and reads the client's address, which is the
@@ -165,6 +187,7 @@ func (f *found) describe() (*Answer, error) {
 		IssuedAt:   time.Unix(c.IssuedAt, 0).UTC(),
 		ExpiresAt:  time.Unix(c.ExpiresAt, 0).UTC(),
 		NotBefore:  time.Unix(c.NotBefore, 0).UTC(),
+		Status:     &c.Status.StatusList,
 		boundCIDRs: networks,
 	}, nil
 }

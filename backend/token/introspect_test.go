@@ -30,6 +30,7 @@ func TestIntrospect(t *testing.T) {
 			Active: true, ID: issued.ID, TokenType: issued.TokenType, Role: name,
 			Scopes: []string{"orders:read"}, Subject: "entity-1", ClientID: "entity-1", Audience: []string{"api", "web"},
 			Issuer: issuer, IssuedAt: f.now, ExpiresAt: issued.ExpiresAt,
+			Status: &format.StatusListReference{Index: issued.Ref.Index, URI: issuer + "/status/" + issued.Ref.List},
 		}
 		if name == "jwt" {
 			want.NotBefore = f.now.Add(-30 * time.Second)
@@ -383,7 +384,7 @@ func TestManyAskForOneToken(t *testing.T) {
 			close(release)
 			callers.Wait()
 		})
-		want := map[string]int64{"bearer": 1, "jwt": 3}[name] + 1 // and the cut-offs are listed once
+		want := map[string]int64{"bearer": 4, "jwt": 3}[name] + 1 // three of the list; and the cut-offs are listed once
 		if reads > want {
 			t.Errorf("%s: %d reads, want %d", name, reads, want)
 		}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/vault/sdk/framework"
+	"github.com/hashicorp/vault/sdk/helper/locksutil"
 	"github.com/hashicorp/vault/sdk/logical"
 
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/config"
@@ -36,18 +37,21 @@ type Request struct {
 
 // Issued is a token that was issued.
 type Issued struct {
-	*Record // stored for an opaque token only
+	*Record // stored for an opaque token, and a tracked JWT
 	Token   format.Secret
 
-	TTL      time.Duration  // of the lease, the same as the token's
-	MaxTTL   time.Duration  // of the lease over all renewals; zero: the mount's
-	Leased   bool           // the role wants a lease
-	Ref      statuslist.Ref // of a JWT
+	TTL      time.Duration // of the lease, the same as the token's
+	MaxTTL   time.Duration // of the lease over all renewals; zero: the mount's
+	Leased   bool          // the role wants a lease
+	Tracked  bool          // a JWT that has a record
 	Warnings []string
 }
 
-// Issue makes a token.
+// Issue makes a token. While the role's tokens are being ended, it waits.
 func (t *Tokens) Issue(ctx context.Context, storage logical.Storage, request Request) (*Issued, error) {
+	gate := locksutil.LockForKey(t.gates, request.Role)
+	gate.RLock()
+	defer gate.RUnlock()
 	r, err := t.roles.Get(ctx, storage, request.Role)
 	if err != nil {
 		return nil, err
@@ -120,7 +124,19 @@ func (t *Tokens) issueOpaque(ctx context.Context, storage logical.Storage, issue
 	hash := opaque.SecretHash()
 	issued.ID, issued.Prefix, issued.SecretHash = opaque.ID, opaque.Prefix, hash[:]
 	issued.Token = opaque.Encode()
-	return t.records.add(ctx, storage, issued.Record, r.MaxTokens)
+	return t.records.add(ctx, storage, issued.Record, r.MaxTokens, func() (err error) {
+		owner := statuslist.Owner{Lifetime: statuslist.LifetimeOf(t.longest(issued))}
+		issued.Ref, err = t.lists.Reserve(ctx, storage, owner, r.Name, issued.ExpiresAt)
+		return err
+	})
+}
+
+// longest returns how long an opaque token can live, over all renewals.
+func (t *Tokens) longest(issued *Issued) time.Duration {
+	if !issued.Leased { // nobody can renew it
+		return issued.TTL
+	}
+	return max(issued.TTL, tightest(issued.MaxTTL, t.system.MaxLeaseTTL()))
 }
 
 // longestRef is a reference that takes as many bytes in a token as any.
@@ -152,7 +168,20 @@ func (t *Tokens) issueJWT(ctx context.Context, storage logical.Storage, issued *
 	if issued.Ref, err = t.lists.Reserve(ctx, storage, owner, r.Name, issued.ExpiresAt); err != nil {
 		return err
 	}
-	return t.sign(ctx, storage, issued, r, claimsOf(issued, r, c.Issuer, extra), version)
+	if err := t.sign(ctx, storage, issued, r, claimsOf(issued, r, c.Issuer, extra), version); err != nil {
+		return err
+	}
+	return t.track(ctx, storage, issued, r)
+}
+
+// track stores a record of a JWT, if its role wants that.
+func (t *Tokens) track(ctx context.Context, storage logical.Storage, issued *Issued, r *role.Role) error {
+	if !r.Track {
+		return nil
+	}
+	issued.Tracked = true
+	defer t.records.Lock(issued.ID)()
+	return t.records.Put(ctx, storage, issued.ID, issued.Record)
 }
 
 // sign signs a JWT with a version that is still published afterwards. An emergency

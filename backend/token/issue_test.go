@@ -36,7 +36,10 @@ func TestIssue(t *testing.T) {
 				TokenType: tokenType, Role: string(tokenType), Scopes: []string{"orders:read"}, Audience: []string{"api", "web"},
 				Subject: "entity-1", ClientID: "entity-1", EntityID: "entity-1", DisplayName: "approle-billing",
 				Metadata: map[string]string{"team": "payments"}, BoundCIDRs: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")},
-				IssuedAt: f.now, ExpiresAt: f.now.Add(issued.TTL),
+				IssuedAt: f.now, ExpiresAt: f.now.Add(issued.TTL), Ref: issued.Ref,
+			}
+			if !issued.HasBit() {
+				t.Error("it has no bit in a status list")
 			}
 			if !reflect.DeepEqual(*issued.Record, want) || !format.ValidID(issued.ID) || !issued.Leased {
 				t.Errorf("issued %+v, want %+v", *issued.Record, want)

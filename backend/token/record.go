@@ -10,16 +10,18 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/role"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/statuslist"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/store"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/verify/format"
 )
 
-// Record is all that is stored of an opaque token. The token cannot be rebuilt
-// from it: it has only the hash of the secret part.
+// Record is all that is stored of an opaque token, or of a JWT of a role that tracks
+// its tokens. The token cannot be rebuilt from it: it has only the hash of the
+// secret part, and nothing at all of a JWT's signature.
 type Record struct {
 	ID          string               `json:"id"`
 	Prefix      string               `json:"prefix"`
-	SecretHash  []byte               `json:"secret_sha256"`
+	SecretHash  []byte               `json:"secret_sha256,omitempty"` // of an opaque token
 	TokenType   role.TokenType       `json:"token_type"`
 	Role        string               `json:"role"`
 	Scopes      []string             `json:"scopes,omitempty"`
@@ -34,7 +36,13 @@ type Record struct {
 	IssuedAt    time.Time            `json:"issued_at"`
 	ExpiresAt   time.Time            `json:"expires_at"`
 	Capped      bool                 `json:"capped,omitempty"` // counts against its role's max_tokens
+	// Ref is the token's bit, which decides whether it is revoked. Tokens that were
+	// issued before opaque ones had bits have none.
+	Ref statuslist.Ref `json:"status,omitzero"`
 }
+
+// HasBit reports whether the token has a bit in a status list.
+func (r *Record) HasBit() bool { return r.Ref != statuslist.Ref{} }
 
 // Live reports whether the token has not expired.
 func (r *Record) Live(now time.Time) bool { return now.Before(r.ExpiresAt) }
@@ -77,11 +85,11 @@ type records struct {
 	caps *caps
 }
 
-func newRecords(clock func() time.Time, maxAge func() time.Duration) *records {
+func newRecords(clock func() time.Time, maxAge func() time.Duration, dead func(context.Context, logical.Storage, slotKey) bool) *records {
 	entries := store.Entries[Record]{
 		Prefix: recordPrefix,
 		Path:   func(id string) string { return shardOf(id) + "/" + id },
-		Format: 1,
+		Format: 2, // whoever does not know of Ref would call a revoked token active
 	}
 	return &records{
 		Store: store.New(entries, store.Options{
@@ -91,7 +99,7 @@ func newRecords(clock func() time.Time, maxAge func() time.Duration) *records {
 			MaxAge:     maxAge,
 			Clock:      clock,
 		}),
-		caps: newCaps(clock),
+		caps: newCaps(clock, dead),
 	}
 }
 
@@ -109,15 +117,19 @@ func (r *records) expiry(storage logical.Storage) expiryOf {
 	}
 }
 
-// add writes a new record, unless the role's cap (0: none) is reached.
-func (r *records) add(ctx context.Context, storage logical.Storage, record *Record, maxTokens int) error {
+// add writes a new record, unless the role's cap (0: none) is reached. Before that
+// place gives it its bit: a request that is refused uses up none.
+func (r *records) add(ctx context.Context, storage logical.Storage, record *Record, maxTokens int, place func() error) error {
 	// As every write: a token can be found, and revoked, as soon as it is stored.
 	defer r.Lock(record.ID)()
 	if maxTokens <= 0 {
+		if err := place(); err != nil {
+			return err
+		}
 		return r.Put(ctx, storage, record.ID, record)
 	}
 	record.Capped = true
-	if err := r.caps.take(ctx, storage, record, maxTokens, r.expiry(storage)); err != nil {
+	if err := r.caps.take(ctx, storage, record, maxTokens, place, r.expiry(storage)); err != nil {
 		return err
 	}
 	defer r.caps.of(record.Role).settled(record.ID)

@@ -32,12 +32,12 @@ func (t *Tokens) Renew(ctx context.Context, storage logical.Storage, id string, 
 	if err != nil {
 		return nil, err
 	}
-	if record == nil || !record.Live(t.clock()) {
+	if record == nil {
 		return nil, errEnded
 	}
-	if dead, err := t.dead(ctx, storage, record); err != nil {
+	if reason, err := t.standing(ctx, storage, record); err != nil {
 		return nil, err
-	} else if dead {
+	} else if reason != "" {
 		return nil, errEnded
 	}
 	r, err := t.roles.Get(ctx, storage, record.Role)
@@ -71,7 +71,22 @@ func (t *Tokens) Renew(ctx context.Context, storage logical.Storage, id string, 
 	extended := *record
 	extended.ExpiresAt = t.clock().UTC().Truncate(time.Second).Add(renewed.TTL)
 	renewed.Record = &extended
+	if err := t.prolong(ctx, storage, &extended); err != nil {
+		return nil, err
+	}
 	return renewed, t.records.update(ctx, storage, &extended)
+}
+
+// prolong makes sure that the list of a token lasts for as long as the token.
+func (t *Tokens) prolong(ctx context.Context, storage logical.Storage, record *Record) error {
+	if !record.HasBit() {
+		return nil
+	}
+	exists, err := t.lists.Prolong(ctx, storage, record.Ref.List, record.ExpiresAt)
+	if err == nil && !exists {
+		err = errEnded
+	}
+	return err
 }
 
 // stillGiven refuses what a role no longer gives: an audience that it lost, use from

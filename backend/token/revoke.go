@@ -2,9 +2,11 @@ package token
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"time"
 
+	"github.com/hashicorp/vault/sdk/helper/locksutil"
 	"github.com/hashicorp/vault/sdk/logical"
 
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/role"
@@ -26,44 +28,114 @@ func (r *Record) ended(now time.Time) *Ended {
 	return &Ended{ID: r.ID, TokenType: r.TokenType, Role: r.Role, Expired: !r.Live(now)}
 }
 
-// RevokeOpaque makes an opaque token inactive. It returns nil if there was nothing
-// left to do. It needs neither the role nor a readable record. role is the token's
-// if the caller knows it, as a lease does, and "" otherwise.
-func (t *Tokens) RevokeOpaque(ctx context.Context, storage logical.Storage, id, role string) (*Ended, error) {
-	if !format.ValidID(id) {
+// Lease is what is known of a token that is to be revoked. A lease has it all; who
+// revokes by id knows that alone.
+type Lease struct {
+	ID        string
+	TokenType role.TokenType
+	Role      string
+	Ref       statuslist.Ref
+	ExpiresAt time.Time // when it was issued; zero if that is not known
+	Tracked   bool      // a JWT that has a record
+}
+
+// Revoke makes a token inactive that has a record: first by its bit, then by removing
+// the record. It returns nil if there was nothing left to do. It needs neither the
+// role nor a readable record.
+func (t *Tokens) Revoke(ctx context.Context, storage logical.Storage, lease Lease) (*Ended, error) {
+	if !format.ValidID(lease.ID) {
 		return nil, nil
 	}
-	defer t.records.Lock(id)()
-	record, err := t.records.Get(ctx, storage, id)
-	ended := &Ended{ID: id, Role: role}
+	defer t.records.Lock(lease.ID)()
+	record, err := t.records.Get(ctx, storage, lease.ID)
+	ended := &Ended{ID: lease.ID, TokenType: lease.TokenType, Role: lease.Role}
 	switch {
 	case err == nil && record == nil:
-		// A try before may have removed the record, and no more.
-		again := t.unconfirmed.take(id)
-		if again != nil {
-			role = again.Role
-		}
-		if err := t.freeSlot(ctx, storage, id, role); err != nil {
-			if again != nil {
-				t.unconfirmed.add(again)
-			}
-			return nil, err
-		}
-		return again, nil
+		return t.revokeWithoutRecord(ctx, storage, ended, lease)
 	case err != nil: // unreadable or undecodable: it must go all the same
-		if err = t.records.Delete(ctx, storage, id); err == nil {
-			err = t.freeSlot(ctx, storage, id, role)
+		if err = t.setBit(ctx, storage, lease.Ref, lease.ID, lease.ExpiresAt); err == nil {
+			err = t.records.Delete(ctx, storage, lease.ID)
+		}
+		if err == nil {
+			err = t.freeSlot(ctx, storage, lease.ID, lease.Role)
 		}
 	default:
 		ended = record.ended(t.clock())
-		err = t.records.remove(ctx, storage, record)
+		err = t.end(ctx, storage, record)
 	}
 	if err != nil {
 		t.unconfirmed.add(ended)
 		return nil, err
 	}
-	t.unconfirmed.take(id)
+	t.unconfirmed.take(lease.ID)
 	return ended, nil
+}
+
+// end sets the bit of a token and removes its record, whose lock is held. A token
+// that has expired needs no bit.
+func (t *Tokens) end(ctx context.Context, storage logical.Storage, record *Record) error {
+	if !t.lapsed(record.ExpiresAt) {
+		if err := t.setBit(ctx, storage, record.Ref, record.ID, record.ExpiresAt); err != nil {
+			return err
+		}
+	}
+	return t.records.remove(ctx, storage, record)
+}
+
+// lapsed reports whether a token has expired, for all that this node's clock can be
+// trusted.
+func (t *Tokens) lapsed(expires time.Time) bool {
+	past := t.clock().Sub(expires)
+	return past >= clockTrust || past >= 0 && past < clockSlack
+}
+
+// setBit marks the bit of a token with a record as revoked, if it has one. The entry
+// stays as long as any token of the list: a renewal that lands late may bring the
+// record back, to live until then.
+func (t *Tokens) setBit(ctx context.Context, storage logical.Storage, ref statuslist.Ref, id string, expires time.Time) error {
+	if ref == (statuslist.Ref{}) {
+		return nil
+	}
+	until, err := t.lists.Until(ctx, storage, ref.List)
+	if err == nil && until.After(expires) {
+		expires = until
+	}
+	if expires.IsZero() { // its list is gone, or cannot be read
+		if errors.Is(err, store.ErrUndecodable) {
+			err = nil // no token on it is active
+		}
+		return err
+	}
+	_, err = t.lists.Revoke(ctx, storage, ref, id, expires)
+	return err
+}
+
+// revokeWithoutRecord ends a token of which there is no record: a try before may have
+// removed it, and no more; or it is lost, and the lease leads to the bit.
+func (t *Tokens) revokeWithoutRecord(ctx context.Context, storage logical.Storage, ended *Ended, lease Lease) (*Ended, error) {
+	again := t.unconfirmed.take(ended.ID)
+	if again != nil {
+		ended = again
+	}
+	lost := false
+	err := t.freeSlot(ctx, storage, ended.ID, ended.Role)
+	if err == nil && lease.Ref != (statuslist.Ref{}) {
+		var status statuslist.Status
+		if _, status, err = t.lists.Status(ctx, storage, lease.Ref); err == nil && status == statuslist.Valid {
+			lost = true
+			err = t.setBit(ctx, storage, lease.Ref, lease.ID, lease.ExpiresAt)
+		}
+	}
+	switch {
+	case err != nil:
+		if again != nil || lost {
+			t.unconfirmed.add(ended)
+		}
+		return nil, err
+	case again != nil || lost:
+		return ended, nil
+	}
+	return nil, nil
 }
 
 // unconfirmed is the tokens whose removal was answered with an error: it may have
@@ -101,14 +173,6 @@ func (t *Tokens) freeSlot(ctx context.Context, storage logical.Storage, id, role
 	return t.records.caps.release(ctx, storage, role, id)
 }
 
-// JWTLease is what revoking a JWT needs.
-type JWTLease struct {
-	ID        string
-	Role      string
-	Ref       statuslist.Ref
-	ExpiresAt time.Time
-}
-
 // clockSlack is how far this node's clock may be ahead without a revocation being
 // taken for an expiry. A lease that ends by itself ends within it.
 const clockSlack = 5 * time.Minute
@@ -121,7 +185,10 @@ const clockTrust = 24 * time.Hour
 // revoked before. A token that has just expired needs no entry. One that by this
 // node's clock expired longer ago gets it as long as its list exists, since the
 // clock may be ahead.
-func (t *Tokens) RevokeJWT(ctx context.Context, storage logical.Storage, lease JWTLease) (*Ended, error) {
+func (t *Tokens) RevokeJWT(ctx context.Context, storage logical.Storage, lease Lease) (*Ended, error) {
+	if lease.Tracked {
+		return t.Revoke(ctx, storage, lease)
+	}
 	past := t.clock().Sub(lease.ExpiresAt)
 	if past < 0 {
 		return t.revokeJWT(ctx, storage, lease)
@@ -136,7 +203,7 @@ func (t *Tokens) RevokeJWT(ctx context.Context, storage logical.Storage, lease J
 	return &Ended{ID: lease.ID, TokenType: role.JWT, Role: lease.Role, Expired: true}, nil
 }
 
-func (t *Tokens) revokeJWT(ctx context.Context, storage logical.Storage, lease JWTLease) (*Ended, error) {
+func (t *Tokens) revokeJWT(ctx context.Context, storage logical.Storage, lease Lease) (*Ended, error) {
 	done, err := t.lists.Revoke(ctx, storage, lease.Ref, lease.ID, lease.ExpiresAt)
 	if err != nil || !done {
 		return nil, err
@@ -152,7 +219,7 @@ func (t *Tokens) RevokePossessed(ctx context.Context, storage logical.Storage, t
 	case err != nil:
 		return nil, err
 	case presented.record != nil:
-		return t.RevokeOpaque(ctx, storage, presented.record.ID, presented.record.Role)
+		return t.Revoke(ctx, storage, Lease{ID: presented.record.ID, Role: presented.record.Role, Ref: presented.record.Ref})
 	case presented.claims == nil:
 		return nil, nil
 	}
@@ -163,10 +230,49 @@ func (t *Tokens) RevokePossessed(ctx context.Context, storage logical.Storage, t
 			return nil, err
 		}
 	}
-	return t.revokeJWT(ctx, storage, JWTLease{
+	lease := Lease{
 		ID:        presented.claims.ID,
+		TokenType: role.JWT,
 		Role:      presented.role,
 		Ref:       presented.ref,
 		ExpiresAt: time.Unix(presented.claims.ExpiresAt, 0),
-	})
+	}
+	ended, err := t.revokeJWT(ctx, storage, lease)
+	if err != nil {
+		return nil, err
+	}
+	// Whether it has a record its claims do not say. If the role does not track any
+	// more, tidying finds the record.
+	r, err := t.roles.Get(ctx, storage, lease.Role)
+	if err == nil && r != nil && r.Track {
+		_, err = t.Revoke(ctx, storage, lease)
+	}
+	if err != nil {
+		t.unconfirmed.add(&Ended{ID: lease.ID, TokenType: role.JWT, Role: lease.Role})
+		return nil, err
+	}
+	return ended, nil
+}
+
+// RoleEnded is what EndRole did.
+type RoleEnded struct {
+	Lists      int      // on which the role had tokens
+	Unreadable []string // lists that cannot be decoded; no token on them is active
+	Tokens     *int     // that were live, where they are counted: under max_tokens
+}
+
+// EndRole makes every token of a role inactive that was issued until it returns, of
+// whatever kind, leased or not; the role may be gone. Those that are issued while it
+// runs wait for it. The records are removed later, by tidying.
+func (t *Tokens) EndRole(ctx context.Context, storage logical.Storage, name string) (*RoleEnded, error) {
+	gate := locksutil.LockForKey(t.gates, name)
+	gate.Lock()
+	defer gate.Unlock()
+	counted := t.records.caps.live(name)
+	lists, err := t.lists.EndRole(ctx, storage, name)
+	if err != nil {
+		return nil, err
+	}
+	t.records.caps.recount(name)
+	return &RoleEnded{Lists: lists.Lists, Unreadable: lists.Unreadable, Tokens: counted}, nil
 }

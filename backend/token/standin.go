@@ -6,16 +6,18 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/role"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/statuslist"
 )
 
-// dead reports whether a token has been ended although its record is there.
+// dead reports whether a token has been revoked although its record is there: by its
+// bit, its role's end, or a cut-off.
 func (t *Tokens) dead(ctx context.Context, storage logical.Storage, record *Record) (bool, error) {
-	return t.cutOff(ctx, storage, record.ClientID, record.IssuedAt)
-}
-
-// end ends a token and removes its record, whose lock is held.
-func (t *Tokens) end(ctx context.Context, storage logical.Storage, record *Record) (*Ended, error) {
-	return record.ended(t.clock()), t.records.remove(ctx, storage, record)
+	dead, err := t.cutOff(ctx, storage, record.ClientID, record.IssuedAt)
+	if err != nil || dead || !record.HasBit() {
+		return dead, err
+	}
+	_, status, err := t.lists.Status(ctx, storage, record.Ref)
+	return err == nil && status == statuslist.Revoked, err
 }
 
 // Tracked reports whether tokens of a role have a record, so that a kill switch

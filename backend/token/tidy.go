@@ -210,8 +210,7 @@ func (r *tidyRun) record(ctx context.Context, id string) error {
 	if fate == stays {
 		return nil
 	}
-	_, err = r.tokens.end(ctx, r.storage, record)
-	return err
+	return r.tokens.end(ctx, r.storage, record)
 }
 
 // count notes what becomes of a record.

@@ -231,7 +231,7 @@ func TestTidyReconcilesCaps(t *testing.T) {
 	for n := range 40 { // as crashes leave them
 		token := f.issue("api_key")
 		token.Role, token.ExpiresAt = "bearer", f.now.Add(time.Duration(n+1)*time.Hour)
-		if err := f.Tokens.records.caps.entries.Put(f.ctx, f.storage, "bearer/"+slotName(fmt.Sprintf("%022d", n), token.ExpiresAt), &slot{}); err != nil {
+		if err := f.Tokens.records.caps.entries.Put(f.ctx, f.storage, "bearer/"+slotKey{id: fmt.Sprintf("%022d", n), expires: token.ExpiresAt}.name(), &slot{}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -257,7 +257,7 @@ func TestReconcileBesideABadRecord(t *testing.T) {
 	bad := f.issue("bearer")
 	f.write(bad, "{")
 	for n := range 4 {
-		if err := f.records.caps.entries.Put(f.ctx, f.storage, "bearer/"+slotName(fmt.Sprintf("%022d", n), f.now.Add(time.Hour)), &slot{}); err != nil {
+		if err := f.records.caps.entries.Put(f.ctx, f.storage, "bearer/"+slotKey{id: fmt.Sprintf("%022d", n), expires: f.now.Add(time.Hour)}.name(), &slot{}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -270,7 +270,7 @@ func TestReconcileBesideABadRecord(t *testing.T) {
 		f.issue("bearer")
 	}
 	f.full("with the bad record, which counts")
-	if _, err := f.RevokeOpaque(f.ctx, f.storage, bad.ID, "bearer"); err != nil {
+	if _, err := f.Revoke(f.ctx, f.storage, Lease{ID: bad.ID, Role: "bearer"}); err != nil {
 		t.Fatal(err)
 	}
 	f.issue("bearer")

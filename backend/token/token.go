@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/hashicorp/vault/sdk/helper/locksutil"
 	"github.com/hashicorp/vault/sdk/logical"
 
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/config"
@@ -29,6 +30,7 @@ type Tokens struct {
 	clock   func() time.Time
 	random  io.Reader
 
+	gates       []*locksutil.LockEntry // of roles: issuing holds one to read, EndRole to write
 	records     *records
 	signatures  *signatures
 	unconfirmed *unconfirmed
@@ -55,7 +57,7 @@ type Dependencies struct {
 
 // New returns the tokens of a mount.
 func New(d Dependencies) *Tokens {
-	return &Tokens{
+	t := &Tokens{
 		config:      d.Config,
 		roles:       d.Roles,
 		keys:        d.Keys,
@@ -64,12 +66,14 @@ func New(d Dependencies) *Tokens {
 		system:      d.System,
 		clock:       d.Clock,
 		random:      d.Random,
-		records:     newRecords(d.Clock, d.MaxAge),
+		gates:       locksutil.CreateLocks(),
 		signatures:  newSignatures(),
 		unconfirmed: newUnconfirmed(),
 		tidying:     newTidying(),
 		rest:        rest,
 	}
+	t.records = newRecords(d.Clock, d.MaxAge, t.slotIsDead)
+	return t
 }
 
 // Invalidate drops what is cached of a storage key that changed elsewhere, and
@@ -78,20 +82,54 @@ func (t *Tokens) Invalidate(key string) bool {
 	return t.records.invalidate(key) || t.tidying.invalidate(key)
 }
 
-// Get returns the record of an opaque token by its id, or nil if there is
-// none that is live.
+// Get returns the record of a token by its id, or nil if there is none that is
+// live.
 func (t *Tokens) Get(ctx context.Context, storage logical.Storage, id string) (*Record, error) {
 	if !format.ValidID(id) {
 		return nil, nil
 	}
 	record, err := t.records.Get(ctx, storage, id)
-	if err != nil || record == nil || !record.Live(t.clock()) {
+	if err != nil || record == nil {
 		return nil, err
 	}
-	if dead, err := t.dead(ctx, storage, record); err != nil || dead {
+	if reason, err := t.standing(ctx, storage, record); err != nil || reason != "" {
 		return nil, err
 	}
 	return record, nil
+}
+
+// standing returns why the token of a record is not active, "" if it is. The bit
+// decides: a record may still be there of a token that was revoked, or come back
+// with a renewal that lands late.
+func (t *Tokens) standing(ctx context.Context, storage logical.Storage, record *Record) (Reason, error) {
+	if !record.Live(t.clock()) {
+		return Expired, nil
+	}
+	if dead, err := t.cutOff(ctx, storage, record.ClientID, record.IssuedAt); err != nil {
+		return "", err
+	} else if dead {
+		return Revoked, nil
+	}
+	if !record.HasBit() {
+		return "", nil
+	}
+	_, status, err := t.lists.Status(ctx, storage, record.Ref)
+	switch {
+	case err != nil:
+		return "", err
+	case status == statuslist.Revoked:
+		return Revoked, nil
+	case status == statuslist.NotGiven:
+		return NotGiven, nil
+	}
+	return "", nil
+}
+
+// slotIsDead reports whether the token of a cap's slot is revoked, although its
+// record is perhaps still there.
+func (t *Tokens) slotIsDead(ctx context.Context, storage logical.Storage, k slotKey) bool {
+	_, status, err := t.lists.Status(ctx, storage, k.ref)
+	return err == nil && status == statuslist.Revoked // in doubt it counts
 }
 
 // List returns up to limit ids of opaque tokens, in a stable order, that come

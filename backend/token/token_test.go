@@ -134,10 +134,11 @@ func (f *fixture) active(issued *Issued) bool {
 
 // revoke does what the end of the token's lease does.
 func (f *fixture) revoke(issued *Issued) (*Ended, error) {
+	lease := Lease{ID: issued.ID, TokenType: issued.TokenType, Role: issued.Role, Ref: issued.Ref, ExpiresAt: issued.ExpiresAt, Tracked: issued.Tracked}
 	if issued.TokenType.Opaque() {
-		return f.RevokeOpaque(f.ctx, f.storage, issued.ID, issued.Role)
+		return f.Revoke(f.ctx, f.storage, lease)
 	}
-	return f.RevokeJWT(f.ctx, f.storage, JWTLease{ID: issued.ID, Role: issued.Role, Ref: issued.Ref, ExpiresAt: issued.ExpiresAt})
+	return f.RevokeJWT(f.ctx, f.storage, lease)
 }
 
 // cancelled is the context of a caller that is gone.
@@ -213,7 +214,7 @@ func TestList(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := f.RevokeOpaque(f.ctx, f.storage, first[0], ""); err != nil {
+	if _, err := f.Revoke(f.ctx, f.storage, Lease{ID: first[0]}); err != nil {
 		t.Fatal(err)
 	}
 	if page, _, err := f.List(f.ctx, f.storage, first[0], 1); err != nil || page[0] != first[1] {

@@ -32,6 +32,9 @@ path "tokens/tidy" {
 path "tokens/tidy/*" {
   capabilities = ["read", "update"]
 }
+path "tokens/status" {
+  capabilities = ["read"]
+}
 
 # The leases of this mount: list them, revoke one, revoke all of a role. This is
 # for `vault lease revoke` and the API's sys/leases/revoke/<lease_id>; the form with

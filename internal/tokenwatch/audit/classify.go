@@ -67,8 +67,12 @@ func classifyEngine(e *tokenwatch.Event, rest string) tokenwatch.Kind {
 			return tokenwatch.KindKeyEmergency
 		}
 		return byOperation(e.Operation, tokenwatch.KindKeyRead, tokenwatch.KindKeyWrite, tokenwatch.KindKeyDelete)
-	case "jwks", ".well-known", "status":
+	case "jwks", ".well-known":
 		return tokenwatch.KindPublicRead
+	case "status":
+		if name != "" { // a list; without a name it is for those who have a policy
+			return tokenwatch.KindPublicRead
+		}
 	}
 	return tokenwatch.KindOther
 }

@@ -149,6 +149,8 @@ func TestParse(t *testing.T) {
 			return e.Settings.MaxTTL == nil && len(e.Settings.AllowedScopes) == 1
 		}},
 		"no such path":    {entry(`"operation":"update","path":"tokens/oauth2/introspect"`, ""), func(e *tokenwatch.Event) bool { return e.Kind == tokenwatch.KindOther }},
+		"a status list":   {entry(`"operation":"read","path":"tokens/status/x"`, ""), func(e *tokenwatch.Event) bool { return e.Kind == tokenwatch.KindPublicRead }},
+		"figures":         {entry(`"operation":"read","path":"tokens/status"`, ""), func(e *tokenwatch.Event) bool { return e.Kind == tokenwatch.KindOther }},
 		"no such role":    {entry(`"operation":"update","path":"tokens/roles/x/revoke"`, ""), func(e *tokenwatch.Event) bool { return e.Kind == tokenwatch.KindRoleWrite && e.Role == "x/revoke" }},
 		"emergency path":  {entry(`"operation":"update","path":"tokens/keys/k/rotate-emergency"`, ""), func(e *tokenwatch.Event) bool { return e.Kind == tokenwatch.KindKeyEmergency && e.Name == "k" }},
 		"emergency flag":  {entry(`"data":{"emergency":true},"operation":"update","path":"tokens/keys/k/rotate"`, ""), func(e *tokenwatch.Event) bool { return e.Kind == tokenwatch.KindKeyEmergency && e.Name == "k" }},
