@@ -13,7 +13,6 @@ import (
 
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/keyring"
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/statuslist"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/usererror"
 )
 
@@ -58,12 +57,15 @@ func newBackend(ctx context.Context, conf *logical.BackendConfig, clock func() t
 			return b.engine.Begin(ctx, req.Storage)
 		},
 		PeriodicFunc: b.periodic,
+		Clean:        func(ctx context.Context) { b.engine.Stop(ctx) },
 	}
 	if err := b.Setup(ctx, &withSystem); err != nil {
 		return nil, err
 	}
 	b.engine = backend.NewEngine(system, clock, b.GetRandomReader())
 	b.engine.Keys.Report = b.logKeyProblem
+	b.engine.Storage = conf.StorageView
+	b.engine.Report = b.logTidied
 	b.Paths = framework.PathAppend(
 		b.pathConfig(),
 		b.pathRoles(),
@@ -71,6 +73,8 @@ func newBackend(ctx context.Context, conf *logical.BackendConfig, clock func() t
 		b.pathIntrospect(),
 		b.pathTokens(),
 		b.pathRevoke(),
+		b.pathEntities(),
+		b.pathTidy(),
 		b.pathKeys(),
 		b.pathJWKS(),
 		b.pathDiscovery(),
@@ -145,15 +149,7 @@ func (b *tokensBackend) periodic(ctx context.Context, req *logical.Request) erro
 		return nil
 	}
 	done, err := b.engine.Tidy(ctx, req.Storage)
-	for _, expired := range done.Tokens.Expired {
-		b.logEnded(expired, nil)
-	}
-	if done.Lists != (statuslist.Tidied{}) {
-		b.Logger().Info("status lists tidied", "lists", done.Lists.Lists, "revocations", done.Lists.Revocations)
-	}
-	for _, rotation := range done.Rotations {
-		b.logRotation(rotation)
-	}
+	b.logTidied(done, nil) // Vault logs the error
 	return err
 }
 

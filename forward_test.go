@@ -49,6 +49,21 @@ var forwarding = map[string]map[logical.Operation]struct{ who, why string }{
 	"revoke": {
 		logical.UpdateOperation: {activeNode, "writes"},
 	},
+	"entities/(?P<id>[^/]+)/revoke": {
+		logical.UpdateOperation: {activeNode, "writes"},
+	},
+	"entities/(?P<id>.+)": {
+		logical.ReadOperation: {activeNode, "a 404 says that the entity's tokens live, as introspection does"},
+	},
+	"tidy": {
+		logical.UpdateOperation: {activeNode, "writes, in the background"},
+	},
+	"tidy/status": {
+		logical.ReadOperation: {activeNode, "says how work stands that only the node does which writes"},
+	},
+	"tidy/cancel": {
+		logical.UpdateOperation: {activeNode, "writes, and ends work that only the node does which writes"},
+	},
 	"keys/?$": {
 		logical.ListOperation: {anyNode, "says nothing of a token"},
 	},

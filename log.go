@@ -1,8 +1,11 @@
 package tokens
 
 import (
+	"slices"
+
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/keyring"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/statuslist"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/token"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/verify/format"
 )
@@ -20,6 +23,26 @@ func (b *tokensBackend) logEnded(ended *token.Ended, err error) {
 	default:
 		b.counts.revoked.add(string(ended.TokenType))
 		b.Logger().Info("token revoked", "token_id", ended.ID, "role", ended.Role, "token_type", ended.TokenType)
+	}
+}
+
+// logTidied logs what a run of tidying did. Its error is that of work in the
+// background, which answers nobody.
+func (b *tokensBackend) logTidied(done *backend.TidyResult, err error) {
+	for _, ended := range slices.Concat(done.Tokens.Expired, done.Tokens.Ended) {
+		b.logEnded(ended, nil)
+	}
+	if done.Lists != (statuslist.Tidied{}) {
+		b.Logger().Info("status lists tidied", "lists", done.Lists.Lists, "revocations", done.Lists.Revocations)
+	}
+	if done.Cutoffs > 0 {
+		b.Logger().Info("cut-offs tidied", "cutoffs", done.Cutoffs)
+	}
+	for _, rotation := range done.Rotations {
+		b.logRotation(rotation)
+	}
+	if err != nil {
+		b.Logger().Error("tidying in the background failed", "error", format.Redact(err.Error()))
 	}
 }
 

@@ -846,7 +846,7 @@ func (c *caller) tidy(ctx context.Context) error {
 
 // invalidate says of keys of the storage that another node has changed them.
 func (c *caller) invalidate(ctx context.Context) error {
-	prefixes := []string{"list/", "revoked/", "token/", "cap/", "key/", "signed/", "keyuse/", "role/", "config/", "instance/", "tidy/", "seen/"}
+	prefixes := []string{"list/", "revoked/", "token/", "cap/", "key/", "signed/", "keyuse/", "role/", "config/", "instance/", "tidy/", "seen/", "cutoff/"}
 	prefix := prefixes[c.random.IntN(len(prefixes))]
 	keys, err := logical.CollectKeysWithPrefix(ctx, &c.storage.InmemStorage, prefix)
 	if err != nil || len(keys) == 0 {

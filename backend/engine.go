@@ -13,6 +13,7 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/config"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/cutoff"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/keyring"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/lastseen"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/role"
@@ -26,15 +27,25 @@ const followedAge = 30 * time.Second
 
 // Engine is one mount.
 type Engine struct {
-	Config *config.Store
-	Roles  *role.Store
-	Keys   *keyring.Keyring
-	Lists  *statuslist.Lists
-	Tokens *token.Tokens
-	Seen   *lastseen.Times
+	Config  *config.Store
+	Roles   *role.Store
+	Keys    *keyring.Keyring
+	Lists   *statuslist.Lists
+	Cutoffs *cutoff.Cutoffs
+	Tokens  *token.Tokens
+	Seen    *lastseen.Times
 
-	system logical.SystemView
-	clock  func() time.Time
+	// Storage is what work in the background uses: the mount's, which lasts as long as
+	// the engine, not one of a request. Nil leaves that work to Tidy. Set it, and
+	// Report, before the first request.
+	Storage logical.Storage
+	// Report is told what was done in the background, and why that failed.
+	Report func(*TidyResult, error)
+
+	background background
+	tidying    tidying
+	system     logical.SystemView
+	clock      func() time.Time
 	// allReferred is set once it is known that every role that names a key refers
 	// to it.
 	allReferred atomic.Bool
@@ -51,24 +62,29 @@ func NewEngine(system logical.SystemView, clock func() time.Time, random io.Read
 		return followedAge
 	}
 	e := &Engine{
-		system: system,
-		clock:  clock,
-		Config: config.NewStore(),
-		Roles:  role.NewStore(),
-		Keys:   keyring.New(clock),
-		Lists:  statuslist.New(clock, random, maxAge),
-		Seen:   lastseen.New(clock, func() bool { return writeSafe(system) }),
+		system:  system,
+		clock:   clock,
+		Config:  config.NewStore(),
+		Roles:   role.NewStore(),
+		Keys:    keyring.New(clock),
+		Lists:   statuslist.New(clock, random, maxAge),
+		Cutoffs: cutoff.New(clock, maxAge),
+		Seen:    lastseen.New(clock, func() bool { return writeSafe(system) }),
 	}
 	e.Config.Clock = clock
+	e.Report = func(*TidyResult, error) {}
+	e.background.do = e.inBackground
+	e.background.failed = func(err error) { e.Report(&TidyResult{Tokens: &token.TidyResult{}}, err) }
 	e.Tokens = token.New(token.Dependencies{
-		Config: e.Config,
-		Roles:  e.Roles,
-		Keys:   e.Keys,
-		Lists:  e.Lists,
-		System: system,
-		Clock:  clock,
-		Random: random,
-		MaxAge: maxAge,
+		Config:  e.Config,
+		Roles:   e.Roles,
+		Keys:    e.Keys,
+		Lists:   e.Lists,
+		Cutoffs: e.Cutoffs,
+		System:  system,
+		Clock:   clock,
+		Random:  random,
+		MaxAge:  maxAge,
 	})
 	return e
 }
@@ -100,6 +116,7 @@ func (e *Engine) Invalidate(key string) {
 		e.Roles.Invalidate(key) ||
 		e.Keys.Invalidate(key) ||
 		e.Lists.Invalidate(key) ||
+		e.Cutoffs.Invalidate(key) ||
 		e.Tokens.Invalidate(key)
 }
 

@@ -229,6 +229,36 @@ func (k *Key) signedUntil(h horizon) time.Time {
 	return until
 }
 
+// SignedUntil bounds what all keys have signed by now: none of it expires later. It
+// is an error if that of one key cannot be known.
+func (k *Keyring) SignedUntil(ctx context.Context, storage logical.Storage) (time.Time, error) {
+	names, err := k.List(ctx, storage)
+	if err != nil {
+		return time.Time{}, err
+	}
+	var until time.Time
+	for _, name := range names {
+		key, err := k.load(ctx, storage, name)
+		if err != nil {
+			return time.Time{}, err
+		}
+		if key == nil {
+			continue // deleted meanwhile, and so are its tokens
+		}
+		for _, v := range key.Versions {
+			if v.Problem != "" {
+				return time.Time{}, fmt.Errorf("key %s, version %d: %s", name, v.Number, v.Problem)
+			}
+		}
+		h, err := k.readHorizon(ctx, storage, name)
+		if err != nil {
+			return time.Time{}, err
+		}
+		until = later(until, key.signedUntil(h))
+	}
+	return until, nil
+}
+
 func later(a, b time.Time) time.Time {
 	if a.After(b) {
 		return a

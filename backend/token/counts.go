@@ -9,7 +9,7 @@ type Counts struct {
 	CappedRoles, CappedTokens int
 	// Pass is the pass over all records that is under way, or the last one, and
 	// Complete the last one that was finished; zero if this process knows of none.
-	Pass, Complete pass
+	Pass, Complete Pass
 }
 
 // Counts returns what is in memory. It does not read the storage.
@@ -47,14 +47,17 @@ func (c *caps) counted() (roles, slots int) {
 	return roles, slots
 }
 
-func (t *tidying) passes() (last, complete pass) {
+func (t *tidying) passes() (last, complete Pass) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.pass != nil {
 		last = *t.pass
 	}
-	return last, t.complete
+	if finished := t.pass.complete(); finished != nil {
+		complete = *finished
+	}
+	return last, complete
 }
 
 // Records returns how many records the pass has found, and left.
-func (p pass) Records() int { return p.Looked - p.Removed }
+func (p Pass) Records() int { return p.Looked - p.Removed - p.Ended }

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/hashicorp/vault/sdk/logical"
 
@@ -92,9 +93,13 @@ func (t *Tokens) findJWT(ctx context.Context, storage logical.Storage, text stri
 		return found{reason: Unknown}, nil // it has signed nothing that lives
 	}
 	role, status, err := t.lists.Status(ctx, storage, ref)
+	dead := false
+	if err == nil {
+		dead, err = t.cutOff(ctx, storage, claims.ClientID, time.Unix(claims.IssuedAt, 0))
+	}
 	switch {
 	case err != nil:
-	case status == statuslist.Revoked:
+	case status == statuslist.Revoked || dead:
 		reason = Revoked
 	case status == statuslist.NotGiven:
 		reason = NotGiven

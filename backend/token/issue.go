@@ -67,6 +67,9 @@ func (t *Tokens) Issue(ctx context.Context, storage logical.Storage, request Req
 	if err != nil {
 		return nil, err
 	}
+	if err := t.notCutOff(ctx, storage, issued.ClientID, issued.IssuedAt); err != nil {
+		return nil, err
+	}
 	renderer := template.NewRenderer(request.Caller, issued.IssuedAt)
 	if issued.Subject, err = subject(r, request.Caller, renderer); err != nil {
 		return nil, err

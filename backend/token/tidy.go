@@ -5,129 +5,74 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/hashicorp/vault/sdk/logical"
-
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/store"
 )
 
 const (
-	// passEvery is how often all records are looked at. A token with a lease ends
-	// with it, so that only those without one, and what faults leave, need it.
-	passEvery = 12 * time.Hour
 	// A run stops after so many removals, so that it does not flood the log, and
 	// after so many failures in a row, since the storage is then down.
 	maxRemovals = 1000
 	maxFailures = 10
-)
-
-// tidying is the pass over all records that is under way, or the last one.
-type tidying struct {
-	entries store.Entries[pass]
-	running sync.Mutex // one run at a time
-
-	mu       sync.Mutex
-	pass     *pass // nil before it was read
-	complete pass  // the last that was seen finished; for Counts
-}
-
-// invalidate follows the change of a storage key elsewhere.
-func (t *tidying) invalidate(key string) bool {
-	ours := key == passPrefix+passName
-	if ours {
-		t.set(nil)
-	}
-	return ours
-}
-
-func (t *tidying) set(p *pass) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.pass = p
-	if p != nil && !p.FinishedAt.IsZero() {
-		t.complete = *p
-	}
-}
-
-func (t *tidying) get() *pass {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.pass
-}
-
-// pass is where a pass over all records stands. It is stored, so that a process
-// which restarts goes on and does not start over.
-type pass struct {
-	StartedAt  time.Time `json:"started_at"`
-	FinishedAt time.Time `json:"finished_at,omitzero"` // zero: under way
-	Shard      int       `json:"shard"`                // of the records; then the caps
-	Role       string    `json:"role,omitempty"`       // of the caps
-	After      string    `json:"after"`                // the last id that was looked at
-	Looked     int       `json:"looked"`
-	Removed    int       `json:"removed"`
-	Slots      int       `json:"slots"` // of caps, removed
-	Failed     int       `json:"failed"`
-}
-
-const (
-	passPrefix = "tidy/"
-	passName   = "tokens"
+	// burst is how long a run works before it rests for as long, so that it takes at
+	// most half of one core, or of one stream of the storage.
+	burst = 50 * time.Millisecond
+	// showEvery is after how many records the status of a run is brought up to date.
+	showEvery = 100
 )
 
 // TidyResult is what one run did.
 type TidyResult struct {
 	Expired []*Ended // tokens that had expired without a lease to report it
-	Pass    pass     // so far
+	Ended   []*Ended // tokens that a kill switch had ended
+	Pass    Pass     // so far; zero if none was due
+	// More: the pass is not finished, or another one is wanted, and the storage works.
+	More bool
 }
 
 // Tidy looks at some of the records, where the last run stopped, until ctx ends.
-// It removes those of tokens that expired longer than margin ago, and slots of
-// caps without a record. It keeps its place in the storage.
+// It removes those of tokens that expired longer than margin ago, ends the tokens
+// that a kill switch made dead, and removes slots of caps without a record. It keeps
+// its place in the storage.
 func (t *Tokens) Tidy(ctx context.Context, storage logical.Storage, margin time.Duration) (*TidyResult, error) {
-	if !t.tidying.running.TryLock() {
+	select {
+	case t.tidying.running <- struct{}{}:
+	default:
 		return &TidyResult{}, nil
 	}
-	defer t.tidying.running.Unlock()
+	defer func() { <-t.tidying.running }()
 	p, err := t.currentPass(ctx, storage)
 	if err != nil || p == nil {
 		return &TidyResult{}, err
 	}
-	run := &tidyRun{tokens: t, storage: storage, margin: margin, pass: p}
+	run := &tidyRun{tokens: t, storage: storage, margin: margin, pass: p, began: t.clock()}
 	run.records(ctx)
 	run.caps(ctx)
 	t.tidying.set(p)
 	if err := t.tidying.entries.Put(ctx, storage, passName, p); err != nil {
+		run.stalled = true
 		run.failed = append(run.failed, err)
 	}
-	return &TidyResult{Expired: run.expired, Pass: *p}, errors.Join(run.failed...)
+	if !p.underWay() {
+		run.failed = append(run.failed, t.endVisit(ctx, storage, p.Failed == 0))
+	}
+	more := !run.stalled && run.inARow < maxFailures && !t.tidying.isCancelling() && (p.underWay() || t.tidying.isWanted())
+	return &TidyResult{Expired: run.expired, Ended: run.ended, Pass: *p, More: more}, errors.Join(run.failed...)
 }
 
-// currentPass returns the pass under way, or a new one if it is time for one, or
-// nil.
-func (t *Tokens) currentPass(ctx context.Context, storage logical.Storage) (*pass, error) {
-	p := t.tidying.get()
-	if p == nil {
-		stored, err := t.tidying.entries.Read(ctx, storage, passName)
-		if err != nil && !errors.Is(err, store.ErrUndecodable) {
-			return nil, err
-		}
-		p = stored
+// DryRun looks at all records, until ctx ends, and counts what Tidy would remove
+// among them. It removes nothing, and leaves the slots of caps alone.
+func (t *Tokens) DryRun(ctx context.Context, storage logical.Storage, margin time.Duration) error {
+	p := &Pass{StartedAt: t.clock().UTC(), DryRun: true}
+	t.tidying.set(p)
+	run := &tidyRun{tokens: t, storage: storage, margin: margin, pass: p, began: t.clock()}
+	defer func() { // whatever ends it
+		p.FinishedAt, p.Cancelled = t.clock().UTC(), p.Shard < len(shards)
 		t.tidying.set(p)
-	}
-	now := t.clock()
-	if p != nil && p.Shard >= 0 && p.Shard <= len(shards) {
-		age := now.Sub(p.StartedAt)
-		if p.FinishedAt.IsZero() && age >= 0 {
-			changed := *p
-			return &changed, nil
-		}
-		if age >= 0 && age < passEvery { // a pass from the future counts for nothing
-			return nil, nil
-		}
-	}
-	return &pass{StartedAt: now}, nil
+	}()
+	run.records(ctx)
+	return errors.Join(run.failed...)
 }
 
 // tidyRun is one run of a pass.
@@ -135,15 +80,19 @@ type tidyRun struct {
 	tokens  *Tokens
 	storage logical.Storage
 	margin  time.Duration
-	pass    *pass
+	pass    *Pass
 	expired []*Ended
+	ended   []*Ended
 	failed  []error
-	inARow  int // failures
+	inARow  int       // failures
+	stalled bool      // a failure ended it
+	began   time.Time // the burst under way
 }
 
 // stop reports whether the run has to end.
 func (r *tidyRun) stop(ctx context.Context) bool {
-	return ctx.Err() != nil || r.inARow >= maxFailures || len(r.expired) >= maxRemovals
+	return ctx.Err() != nil || r.inARow >= maxFailures || len(r.expired)+len(r.ended) >= maxRemovals ||
+		!r.pass.DryRun && r.tokens.tidying.isCancelling()
 }
 
 // failUnlessOver notes a failure, or reports that the run's time is over, which is
@@ -160,11 +109,31 @@ func (r *tidyRun) failUnlessOver(ctx context.Context, err error) (over bool) {
 	return false
 }
 
+// pace rests for as long as the run has worked. It holds no lock meanwhile.
+func (r *tidyRun) pace(ctx context.Context) {
+	worked := r.tokens.clock().Sub(r.began)
+	if worked >= 0 && worked < burst {
+		return
+	}
+	r.tokens.rest(ctx, burst)
+	r.began = r.tokens.clock()
+}
+
+// rest waits, or until ctx ends.
+func rest(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+}
+
 func (r *tidyRun) records(ctx context.Context) {
 	for r.pass.Shard < len(shards) && !r.stop(ctx) {
 		ids, err := r.tokens.records.List(ctx, r.storage, shards[r.pass.Shard:r.pass.Shard+1]+"/")
 		if err != nil {
-			r.failUnlessOver(ctx, err)
+			r.stalled = !r.failUnlessOver(ctx, err)
 			return
 		}
 		slices.Sort(ids)
@@ -183,31 +152,100 @@ func (r *tidyRun) records(ctx context.Context) {
 			}
 			r.pass.Looked++
 			r.pass.After = id
+			if r.pass.Looked%showEvery == 0 {
+				r.tokens.tidying.set(r.pass)
+			}
+			r.pace(ctx)
 		}
 		r.pass.Shard++
 		r.pass.After = ""
 	}
 }
 
-// record removes a record if its token expired long ago.
+// fate is what becomes of a record.
+type fate int
+
+const (
+	stays   fate = iota
+	expired      // long ago
+	dead         // its token was ended by a kill switch
+)
+
+func (r *tidyRun) fate(ctx context.Context, record *Record) (fate, error) {
+	if !r.tokens.clock().Before(record.ExpiresAt.Add(r.margin)) {
+		return expired, nil
+	}
+	ended, err := r.tokens.dead(ctx, r.storage, record)
+	if ended {
+		return dead, err
+	}
+	return stays, err
+}
+
+// record ends the token of a record if it is dead or expired long ago.
 func (r *tidyRun) record(ctx context.Context, id string) error {
 	records := r.tokens.records
-	ended := func(record *Record) bool {
-		return record != nil && !r.tokens.clock().Before(record.ExpiresAt.Add(r.margin))
-	}
-	if record, err := records.Read(ctx, r.storage, id); err != nil || !ended(record) {
+	record, err := records.Read(ctx, r.storage, id)
+	if err != nil || record == nil {
 		return err
+	}
+	fate, err := r.fate(ctx, record)
+	if err != nil {
+		return err
+	}
+	if fate == stays || r.pass.DryRun {
+		r.count(fate, record)
+		return nil
 	}
 	// Again under the lock: the token may just have been renewed.
 	defer records.Lock(id)()
-	record, err := records.Read(ctx, r.storage, id)
-	if err != nil || !ended(record) {
+	if record, err = records.Read(ctx, r.storage, id); err != nil || record == nil {
+		return err
+	}
+	if fate, err = r.fate(ctx, record); err != nil {
 		return err
 	}
 	// Whether or not the removal is confirmed: this is the only trace of it.
-	r.expired = append(r.expired, record.ended(r.tokens.clock()))
-	r.pass.Removed++
-	return records.remove(ctx, r.storage, record)
+	r.count(fate, record)
+	if fate == stays {
+		return nil
+	}
+	return r.tokens.end(ctx, r.storage, record)
+}
+
+// count notes what becomes of a record.
+func (r *tidyRun) count(fate fate, record *Record) {
+	p := r.pass
+	switch fate {
+	case stays:
+		p.Left++
+		if !p.DryRun {
+			r.tokens.visit(record)
+		}
+	case expired:
+		p.Removed++
+	case dead:
+		p.Ended++
+	}
+	if p.DryRun {
+		return
+	}
+	switch now := r.tokens.clock(); fate {
+	case expired:
+		r.expired = append(r.expired, record.ended(now))
+	case dead:
+		r.ended = append(r.ended, record.ended(now))
+	}
+}
+
+// visit shows a record to the visitor, if it has seen the pass from its beginning.
+func (t *Tokens) visit(record *Record) {
+	t.tidying.mu.Lock()
+	visiting := t.tidying.visiting
+	t.tidying.mu.Unlock()
+	if visiting {
+		t.Visitor.Visit(record)
+	}
 }
 
 // caps removes the slots of caps that have no record, role by role.
@@ -217,7 +255,7 @@ func (r *tidyRun) caps(ctx context.Context) {
 	}
 	roles, err := r.tokens.records.caps.roleNames(ctx, r.storage)
 	if err != nil {
-		r.failUnlessOver(ctx, err)
+		r.stalled = !r.failUnlessOver(ctx, err)
 		return
 	}
 	slices.Sort(roles)
@@ -240,5 +278,5 @@ func (r *tidyRun) caps(ctx context.Context) {
 			return
 		}
 	}
-	r.pass.FinishedAt = r.tokens.clock()
+	r.pass.FinishedAt = r.tokens.clock().UTC()
 }

@@ -153,7 +153,23 @@ func TestTidyOnStorageThatIsDown(t *testing.T) {
 	}
 	f.storage.Before(storetest.Fail(recordPrefix, storetest.Get))
 	var err error
-	reads, _ := f.storage.Count(func() { _, err = f.Tidy(f.ctx, f.storage, margin) })
+	more := true
+	reads, _ := f.storage.Count(func() {
+		var done *TidyResult
+		done, err = f.Tidy(f.ctx, f.storage, margin)
+		more = done.More
+	})
+	if more {
+		t.Error("it goes on at once")
+	}
+	for _, prefix := range []string{recordPrefix, passPrefix, capPrefix} {
+		f := newFixture(t)
+		f.issue("bearer")
+		f.storage.Before(storetest.Fail(prefix, storetest.List, storetest.Put))
+		if done, err := f.Tidy(f.ctx, f.storage, margin); err == nil || done.More {
+			t.Errorf("with %s down, it goes on at once: %v", prefix, err)
+		}
+	}
 	if err == nil || reads > 100 || strings.Count(err.Error(), "\n") > maxFailures {
 		t.Errorf("%d reads, %v", reads, err)
 	}

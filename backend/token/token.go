@@ -10,39 +10,45 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/config"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/cutoff"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/keyring"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/role"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/statuslist"
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/store"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/verify/format"
 )
 
 // Tokens is all tokens of a mount.
 type Tokens struct {
-	config *config.Store
-	roles  *role.Store
-	keys   *keyring.Keyring
-	lists  *statuslist.Lists
-	system logical.SystemView
-	clock  func() time.Time
-	random io.Reader
+	config  *config.Store
+	roles   *role.Store
+	keys    *keyring.Keyring
+	lists   *statuslist.Lists
+	cutoffs *cutoff.Cutoffs
+	system  logical.SystemView
+	clock   func() time.Time
+	random  io.Reader
 
 	gates       []*locksutil.LockEntry // of roles: issuing holds one to read, EndRole to write
 	records     *records
 	signatures  *signatures
 	unconfirmed *unconfirmed
-	tidying     tidying
+	tidying     *tidying
+	// Visitor, if any, sees the records that a pass leaves; set it before the first
+	// one.
+	Visitor Visitor
+	rest    func(ctx context.Context, d time.Duration) // between bursts of work
 }
 
 // Dependencies are the neighbours that tokens are made with.
 type Dependencies struct {
-	Config *config.Store
-	Roles  *role.Store
-	Keys   *keyring.Keyring
-	Lists  *statuslist.Lists
-	System logical.SystemView
-	Clock  func() time.Time // decides what has expired
-	Random io.Reader        // source of ids and secrets
+	Config  *config.Store
+	Roles   *role.Store
+	Keys    *keyring.Keyring
+	Lists   *statuslist.Lists
+	Cutoffs *cutoff.Cutoffs
+	System  logical.SystemView
+	Clock   func() time.Time // decides what has expired
+	Random  io.Reader        // source of ids and secrets
 	// MaxAge is how long a record may be cached, 0 for no limit; see store.Options.
 	MaxAge func() time.Duration
 }
@@ -54,13 +60,15 @@ func New(d Dependencies) *Tokens {
 		roles:       d.Roles,
 		keys:        d.Keys,
 		lists:       d.Lists,
+		cutoffs:     d.Cutoffs,
 		system:      d.System,
 		clock:       d.Clock,
 		random:      d.Random,
 		gates:       locksutil.CreateLocks(),
 		signatures:  newSignatures(),
 		unconfirmed: newUnconfirmed(),
-		tidying:     tidying{entries: store.Entries[pass]{Prefix: passPrefix, Format: 1}},
+		tidying:     newTidying(),
+		rest:        rest,
 	}
 	t.records = newRecords(d.Clock, d.MaxAge, t.slotIsDead)
 	return t
@@ -94,6 +102,11 @@ func (t *Tokens) Get(ctx context.Context, storage logical.Storage, id string) (*
 func (t *Tokens) standing(ctx context.Context, storage logical.Storage, record *Record) (Reason, error) {
 	if !record.Live(t.clock()) {
 		return Expired, nil
+	}
+	if dead, err := t.cutOff(ctx, storage, record.ClientID, record.IssuedAt); err != nil {
+		return "", err
+	} else if dead {
+		return Revoked, nil
 	}
 	if !record.HasBit() {
 		return "", nil

@@ -13,6 +13,7 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/config"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/cutoff"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/keyring"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/role"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/statuslist"
@@ -62,7 +63,8 @@ func (f *fixture) restart() {
 	maxAge := func() time.Duration { return f.maxAge }
 	f.Tokens = New(Dependencies{
 		Config: config.NewStore(), Roles: role.NewStore(), Keys: keyring.New(clock), Lists: statuslist.New(clock, f.random, maxAge),
-		System: f.system, Clock: clock, Random: f.random, MaxAge: maxAge,
+		Cutoffs: cutoff.New(clock, maxAge),
+		System:  f.system, Clock: clock, Random: f.random, MaxAge: maxAge,
 	})
 }
 

@@ -22,6 +22,16 @@ path "tokens/tokens" {
 path "tokens/tokens/*" {
   capabilities = ["read", "delete", "list"]
 }
+# Ends all tokens of an entity.
+path "tokens/entities/*" {
+  capabilities = ["read", "update"]
+}
+path "tokens/tidy" {
+  capabilities = ["update"]
+}
+path "tokens/tidy/*" {
+  capabilities = ["read", "update"]
+}
 path "tokens/status" {
   capabilities = ["read"]
 }
