@@ -1,6 +1,7 @@
 package tokens
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"strings"
@@ -22,6 +23,16 @@ func (m *mount) idle() map[string]any {
 	}
 	m.t.Fatal("tidying does not end")
 	return nil
+}
+
+// records returns how many records are stored, of live tokens and others.
+func (m *mount) records() int {
+	m.t.Helper()
+	keys, err := logical.CollectKeysWithPrefix(context.Background(), m.storage, "token/")
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	return len(keys)
 }
 
 func TestEntitiesRevoke(t *testing.T) {

@@ -195,6 +195,7 @@ func (b *tokensBackend) pathRoles() []*framework.Path {
 			Operations: map[logical.Operation]framework.OperationHandler{
 				logical.UpdateOperation: forwarded(b.pathRolesRevoke, "Revoke every token of a role.", responds(http.StatusOK, map[string]*framework.FieldSchema{
 					"status_lists": field(framework.TypeInt, "Status lists on which the role had tokens that were not revoked as a whole before."),
+					"revoked_at":   field(framework.TypeString, "When, to the second."),
 					"tokens":       field(framework.TypeInt, "Tokens that were live, where they are counted: under max_tokens."),
 				})),
 			},
@@ -206,8 +207,8 @@ lists see it within status_list_ttl of config. Tokens that are issued afterwards
 are not concerned: to stop these, delete the role, or take the policy away that
 lets callers use it. After an error, some tokens may be revoked: try again.
 
-It costs one write for each status list that the role has tokens on. The records
-are removed by and by; see tidy.`,
+It costs one write, and one for each status list that the role has tokens on. The
+records are removed in the background; see tidy/status.`,
 		},
 		{
 			Pattern:        "roles/(?P<name>.+)",
@@ -438,12 +439,12 @@ func (b *tokensBackend) pathRolesRevoke(ctx context.Context, req *logical.Reques
 	if err := role.ValidateName("name", name); err != nil {
 		return nil, err
 	}
-	ended, err := b.engine.Tokens.EndRole(ctx, req.Storage, name)
+	ended, err := b.engine.EndRole(ctx, req.Storage, name)
 	if err != nil {
 		return nil, err
 	}
 	b.Logger().Info("tokens of role revoked", "role", name, "status_lists", ended.Lists)
-	resp := &logical.Response{Data: map[string]any{"status_lists": ended.Lists}}
+	resp := &logical.Response{Data: map[string]any{"status_lists": ended.Lists, "revoked_at": rfc3339(ended.RevokedAt)}}
 	if ended.Tokens != nil {
 		resp.Data["tokens"] = *ended.Tokens
 	}

@@ -44,6 +44,7 @@ type Engine struct {
 
 	background background
 	tidying    tidying
+	settler    *settler
 	system     logical.SystemView
 	clock      func() time.Time
 	// allReferred is set once it is known that every role that names a key refers
@@ -62,16 +63,17 @@ func NewEngine(system logical.SystemView, clock func() time.Time, random io.Read
 		return followedAge
 	}
 	e := &Engine{
-		system:  system,
-		clock:   clock,
-		Config:  config.NewStore(),
-		Roles:   role.NewStore(),
-		Keys:    keyring.New(clock),
-		Lists:   statuslist.New(clock, random, maxAge),
-		Cutoffs: cutoff.New(clock, maxAge),
-		Seen:    lastseen.New(clock, func() bool { return writeSafe(system) }),
+		system: system,
+		clock:  clock,
+		Config: config.NewStore(),
+		Roles:  role.NewStore(),
+		Keys:   keyring.New(clock),
+		Lists:  statuslist.New(clock, random, maxAge),
+
+		Seen: lastseen.New(clock, func() bool { return writeSafe(system) }),
 	}
 	e.Config.Clock = clock
+	e.Cutoffs = cutoff.New(func() time.Time { return e.Tokens.IssueClock() }, maxAge)
 	e.Report = func(*TidyResult, error) {}
 	e.background.do = e.inBackground
 	e.background.failed = func(err error) { e.Report(&TidyResult{Tokens: &token.TidyResult{}}, err) }
@@ -86,6 +88,8 @@ func NewEngine(system logical.SystemView, clock func() time.Time, random io.Read
 		Random:  random,
 		MaxAge:  maxAge,
 	})
+	e.settler = &settler{lists: e.Lists}
+	e.Tokens.Visitor = e.settler
 	return e
 }
 

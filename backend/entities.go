@@ -10,7 +10,6 @@ import (
 
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/cutoff"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/store"
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/token"
 )
 
 const (
@@ -86,7 +85,7 @@ func (e *Engine) Untracked(ctx context.Context, storage logical.Storage) (*Untra
 			found.More = true // it issues nothing, and may have
 		case err != nil:
 			return nil, err
-		case r == nil || token.Tracked(r):
+		case r == nil || r.TokenType.Opaque() || r.Track:
 		default:
 			if found.Count++; len(found.Roles) < maxUntracked {
 				found.Roles = append(found.Roles, name)

@@ -10,6 +10,7 @@ import (
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/keyring"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/role"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/store"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/token"
 )
 
 // RoleChange is what ChangeRole did.
@@ -69,4 +70,15 @@ func (e *Engine) put(ctx context.Context, storage logical.Storage, done *RoleCha
 	err := e.Roles.Put(ctx, storage, done.Role.Name, done.Role)
 	done.Stored = err == nil
 	return err
+}
+
+// EndRole revokes every token of a role that was issued until it returns; see
+// token.Tokens.EndRole. Their records are removed in the background.
+func (e *Engine) EndRole(ctx context.Context, storage logical.Storage, name string) (*token.RoleEnded, error) {
+	ended, err := e.Tokens.EndRole(ctx, storage, name)
+	if err != nil {
+		return nil, err
+	}
+	e.StartTidy()
+	return ended, nil
 }

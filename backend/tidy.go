@@ -61,6 +61,7 @@ func (e *Engine) removeDue(ctx context.Context, storage logical.Storage, done *T
 	var errLists, errTokens, errCutoffs error
 	within(ctx, func(ctx context.Context) {
 		done.Lists, errLists = e.Lists.Tidy(ctx, storage, safetyMargin)
+		errLists = errors.Join(errLists, e.settler.prepare(ctx, storage))
 	})
 	within(ctx, func(ctx context.Context) {
 		done.Tokens, errTokens = e.Tokens.Tidy(ctx, storage, safetyMargin)

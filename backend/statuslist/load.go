@@ -148,6 +148,7 @@ func (l *Lists) read(ctx context.Context, storage logical.Storage, id string) (*
 	defer l.mu.Unlock()
 	if h := l.known[id]; h != nil {
 		h.until = stored.Until
+		h.settled = li.needsNoSettling()
 	}
 	return li, nil
 }

@@ -103,7 +103,7 @@ func (l *Lists) Revoke(ctx context.Context, storage logical.Storage, ref Ref, to
 	}
 	l.mu.Lock()
 	li := l.inMemory(ref.List)
-	done := li != nil && li.revoked.sure(ref.Index)
+	done := li != nil && li.surelyRevoked(ref.Index)
 	l.mu.Unlock()
 	if done {
 		return false, nil
@@ -114,6 +114,14 @@ func (l *Lists) Revoke(ctx context.Context, storage logical.Storage, ref Ref, to
 	defer l.mu.Unlock()
 	l.mark(ref.List, m, err != nil)
 	return err == nil, err
+}
+
+// surelyRevoked reports whether the storage is known to have the index as revoked, by
+// itself or with all that its role had. The lock of the lists is held.
+func (li *list) surelyRevoked(index int) bool {
+	role, at := li.entry.blockOf(index)
+	ended := li.revoked.roles[role]
+	return li.revoked.sure(index) || at >= 0 && at < ended.blocks && !ended.unsure
 }
 
 // RoleEnded is what EndRole did.

@@ -36,18 +36,36 @@ func (l *Lists) BeginSettling(ctx context.Context, storage logical.Storage) (*Se
 		if len(s.named) == maxSettling {
 			break
 		}
+		if l.isSettled(id) {
+			continue
+		}
 		li, err := l.get(ctx, storage, id)
 		if err != nil || li == nil {
 			continue // what cannot be read is not active anyway
 		}
 		l.mu.Lock()
-		if of := li.entry; of.Lifetime != "" && of.Instance != l.instance && !li.revoked.settled {
+		if !li.needsNoSettling() && li.entry.Instance != l.instance {
 			s.named[id] = format.NewStatusList(listSize, 1)
 		}
 		l.mu.Unlock()
 	}
 	return s, nil
 }
+
+// needsNoSettling reports whether the list is settled, or of tokens without records.
+func (li *list) needsNoSettling() bool {
+	return li.revoked.settled || li.entry.Lifetime == ""
+}
+
+func (l *Lists) isSettled(id string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	h := l.known[id]
+	return h != nil && h.settled
+}
+
+// Lists returns how many lists are to be settled.
+func (s *Settling) Lists() int { return len(s.named) }
 
 // Name says that a record refers to an index.
 func (s *Settling) Name(ref Ref) {

@@ -117,6 +117,8 @@ type Lists struct {
 type horizon struct {
 	until time.Time // zero before its entry was read
 	swept time.Time // when expired revocations were last removed
+	// settled: it needs no settling, as far as is known.
+	settled bool
 }
 
 // instance is the stored id of the engine that makes lists now.

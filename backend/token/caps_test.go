@@ -226,8 +226,8 @@ func TestCapLoadsWithOneListing(t *testing.T) {
 	f.issue("api_key") // so that what it needs is in memory
 	f.roles.Get(f.ctx, f.storage, "bearer")
 	reads, writes := f.storage.Count(func() { f.issue("bearer") })
-	if reads != 1 || writes != 3 {
-		t.Errorf("%d reads and %d writes, want one listing, and the role's first block, the slot and the record", reads, writes)
+	if reads != 2 || writes != 3 {
+		t.Errorf("%d reads and %d writes, want one listing of slots and one of cut-offs, and the role's first block, the slot and the record", reads, writes)
 	}
 	f.full("at the cap")
 	// A refusal looks at none of them.

@@ -333,7 +333,10 @@ type recorder struct {
 	err      error
 }
 
-func (r *recorder) Begin(time.Time)      { r.began, r.visited = r.began+1, nil }
+func (r *recorder) Begin() bool {
+	r.began, r.visited = r.began+1, nil
+	return true
+}
 func (r *recorder) Visit(record *Record) { r.visited = append(r.visited, record.ID) }
 func (r *recorder) End(_ context.Context, _ logical.Storage, complete bool) error {
 	r.complete = append(r.complete, complete)

@@ -3,6 +3,7 @@ package token
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"maps"
 	"slices"
 	"strings"
@@ -82,7 +83,44 @@ func (t *Tokens) Issue(ctx context.Context, storage logical.Storage, request Req
 	if err != nil {
 		return nil, err
 	}
+	t.noteIssue(issued.IssuedAt)
+	// Again: its entity's tokens may have been revoked meanwhile. Then it is dead, and
+	// the pass that marks these may be past it.
+	if err := t.notCutOff(ctx, storage, issued.ClientID, issued.IssuedAt); err != nil {
+		return nil, errors.Join(err, t.discard(ctx, storage, issued))
+	}
 	return issued, nil
+}
+
+// discard ends a token that was not given to anybody.
+func (t *Tokens) discard(ctx context.Context, storage logical.Storage, issued *Issued) error {
+	if !issued.TokenType.Opaque() && !issued.Tracked {
+		return nil
+	}
+	defer t.records.Lock(issued.ID)()
+	return t.end(ctx, storage, issued.Record)
+}
+
+// noteIssue follows the latest time that a token has as that of its issue.
+func (t *Tokens) noteIssue(at time.Time) {
+	for {
+		latest := t.latestIssue.Load()
+		if at.Unix() <= latest || t.latestIssue.CompareAndSwap(latest, at.Unix()) {
+			return
+		}
+	}
+}
+
+// IssueClock is the time for a cut-off: not before the issue of any token, although
+// the clock may have stepped back a little since. A clock that was far ahead is not
+// followed.
+func (t *Tokens) IssueClock() time.Time {
+	now := t.clock()
+	latest := time.Unix(t.latestIssue.Load(), 0)
+	if latest.After(now) && latest.Sub(now) <= clockSlack {
+		return latest
+	}
+	return now
 }
 
 // grant decides what the token may do, from what the role gives and what was

@@ -95,9 +95,9 @@ func (p *Pass) Position() float64 {
 // Visitor sees what is left by a pass over all records, if one process makes all of
 // the pass. A pass may begin again without having ended.
 type Visitor interface {
-	// Begin is called when a pass begins. Records that are written later may not be
-	// visited.
-	Begin(started time.Time)
+	// Begin is called when a pass begins, and reports whether there is something to
+	// see. Records that are written later may not be visited.
+	Begin() bool
 	// Visit is called with each record that the pass leaves, and must not change it.
 	Visit(record *Record)
 	// End is called at the end of the pass. It is complete if no record failed, and
@@ -241,15 +241,13 @@ func (t *Tokens) currentPass(ctx context.Context, storage logical.Storage) (*Pas
 }
 
 func (t *Tokens) beginPass(last *Pass) *Pass {
+	visiting := t.Visitor != nil && t.Visitor.Begin()
 	t.tidying.takeAgain()
 	p := &Pass{StartedAt: t.clock().UTC(), Complete: last.complete()}
 	t.tidying.set(p)
-	if t.Visitor != nil {
-		t.Visitor.Begin(p.StartedAt)
-		t.tidying.mu.Lock()
-		defer t.tidying.mu.Unlock()
-		t.tidying.visiting = true
-	}
+	t.tidying.mu.Lock()
+	defer t.tidying.mu.Unlock()
+	t.tidying.visiting = visiting
 	return p
 }
 

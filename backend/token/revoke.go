@@ -257,6 +257,7 @@ type RoleEnded struct {
 	Lists      int      // on which the role had tokens
 	Unreadable []string // lists that cannot be decoded; no token on them is active
 	Tokens     *int     // that were live, where they are counted: under max_tokens
+	RevokedAt  time.Time
 }
 
 // EndRole makes every token of a role inactive that was issued until it returns, of
@@ -271,6 +272,11 @@ func (t *Tokens) EndRole(ctx context.Context, storage logical.Storage, name stri
 	if err != nil {
 		return nil, err
 	}
+	// For tokens that were issued before opaque ones had bits.
+	at, err := t.cutoffs.EndRole(ctx, storage, name)
+	if err != nil {
+		return nil, err
+	}
 	t.records.caps.recount(name)
-	return &RoleEnded{Lists: lists.Lists, Unreadable: lists.Unreadable, Tokens: counted}, nil
+	return &RoleEnded{Lists: lists.Lists, Unreadable: lists.Unreadable, Tokens: counted, RevokedAt: at}, nil
 }

@@ -4,6 +4,7 @@ package token
 import (
 	"context"
 	"io"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/vault/sdk/helper/locksutil"
@@ -31,6 +32,7 @@ type Tokens struct {
 	gates       []*locksutil.LockEntry // of roles: issuing holds one to read, EndRole to write
 	records     *records
 	signatures  *signatures
+	latestIssue atomic.Int64 // in seconds since 1970
 	unconfirmed *unconfirmed
 	tidying     *tidying
 	// Visitor, if any, sees the records that a pass leaves; set it before the first
@@ -103,13 +105,22 @@ func (t *Tokens) standing(ctx context.Context, storage logical.Storage, record *
 	if !record.Live(t.clock()) {
 		return Expired, nil
 	}
+	return t.refusal(ctx, storage, record)
+}
+
+// refusal is standing for a token that has not expired.
+func (t *Tokens) refusal(ctx context.Context, storage logical.Storage, record *Record) (Reason, error) {
 	if dead, err := t.cutOff(ctx, storage, record.ClientID, record.IssuedAt); err != nil {
 		return "", err
 	} else if dead {
 		return Revoked, nil
 	}
-	if !record.HasBit() {
-		return "", nil
+	if !record.HasBit() { // then its role's end is known by the time
+		dead, err := t.roleCutOff(ctx, storage, record.Role, record.IssuedAt)
+		if dead {
+			return Revoked, err
+		}
+		return "", err
 	}
 	_, status, err := t.lists.Status(ctx, storage, record.Ref)
 	switch {
@@ -123,9 +134,20 @@ func (t *Tokens) standing(ctx context.Context, storage logical.Storage, record *
 	return "", nil
 }
 
+// dead reports whether a token has been revoked although its record is there: by its
+// bit, its role's end, or a cut-off.
+func (t *Tokens) dead(ctx context.Context, storage logical.Storage, record *Record) (bool, error) {
+	reason, err := t.refusal(ctx, storage, record)
+	return reason == Revoked, err
+}
+
 // slotIsDead reports whether the token of a cap's slot is revoked, although its
 // record is perhaps still there.
 func (t *Tokens) slotIsDead(ctx context.Context, storage logical.Storage, k slotKey) bool {
+	if k.ref == (statuslist.Ref{}) { // issued before any role could be ended
+		at, err := t.cutoffs.Role(ctx, storage, k.role)
+		return err == nil && !at.IsZero()
+	}
 	_, status, err := t.lists.Status(ctx, storage, k.ref)
 	return err == nil && status == statuslist.Revoked // in doubt it counts
 }
