@@ -31,7 +31,7 @@ type tokensBackend struct {
 	counts     *counts
 	keySet     derived[*keyring.KeySet]
 	metadata   derived[metadataSource]
-	bodyFields map[*framework.Path]map[string]bool // that a request may set
+	bodyFields map[*framework.Path]schemas // that a request may set
 }
 
 func newBackend(ctx context.Context, conf *logical.BackendConfig, clock func() time.Time) (*tokensBackend, error) {

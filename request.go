@@ -22,16 +22,19 @@ import (
 // maxDuration bounds every duration that a request can set.
 const maxDuration = 100 * 365 * 24 * time.Hour
 
+// schemas declares fields by name.
+type schemas = map[string]*framework.FieldSchema
+
 // bodyFields lists, for each path, the fields that a request's body may set:
 // all but the path's own parameters.
-func bodyFields(paths []*framework.Path) map[*framework.Path]map[string]bool {
-	all := map[*framework.Path]map[string]bool{}
+func bodyFields(paths []*framework.Path) map[*framework.Path]schemas {
+	all := map[*framework.Path]schemas{}
 	for _, path := range paths {
 		parameters := regexp.MustCompile(path.Pattern).SubexpNames()
-		body := map[string]bool{}
-		for name := range path.Fields {
+		body := schemas{}
+		for name, schema := range path.Fields {
 			if !slices.Contains(parameters, name) {
-				body[name] = true
+				body[name] = schema
 			}
 		}
 		all[path] = body
@@ -60,16 +63,23 @@ func (b *tokensBackend) checkRequest(req *logical.Request) error {
 	default:
 		return nil
 	}
-	for _, name := range slices.Sorted(maps.Keys(req.Data)) {
-		schema := path.Fields[name]
-		if !b.bodyFields[path][name] || !isWrite(req.Operation) && !schema.Query {
-			return unknownField(name, req.Operation, path, b.bodyFields[path])
+	return checkFields(b.bodyFields[path], req.Data, req.Operation)
+}
+
+// checkFields checks what a body says, or one item of a list in it: each field must
+// be known and have a value of its type. It brings the values into the form that the
+// framework reads without loss.
+func checkFields(known schemas, data map[string]any, operation logical.Operation) error {
+	for _, name := range slices.Sorted(maps.Keys(data)) {
+		schema, ok := known[name]
+		if !ok || !isWrite(operation) && !schema.Query {
+			return unknownField(name, operation, known)
 		}
-		value, err := checkValue(name, schema, req.Data[name], req.Operation)
+		value, err := checkValue(name, schema, data[name], operation)
 		if err != nil {
 			return err
 		}
-		req.Data[name] = value
+		data[name] = value
 	}
 	return nil
 }
@@ -105,15 +115,15 @@ func isWrite(operation logical.Operation) bool {
 	return false
 }
 
-func unknownField(name string, operation logical.Operation, path *framework.Path, body map[string]bool) error {
+func unknownField(name string, operation logical.Operation, known schemas) error {
 	if !isWrite(operation) {
 		return usererror.Field(name, "is not a parameter of a %s here; parameters of a write belong in its body", operation)
 	}
-	known := slices.Sorted(maps.Keys(body))
-	if len(known) == 0 {
+	names := slices.Sorted(maps.Keys(known))
+	if len(names) == 0 {
 		return usererror.Field(name, "is not a field here; this path has none")
 	}
-	return usererror.Field(name, "is not a field here; the fields are %s", strings.Join(known, ", "))
+	return usererror.Field(name, "is not a field here; the fields are %s", strings.Join(names, ", "))
 }
 
 // checkValue checks the type of a value, and brings what has more than one
