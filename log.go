@@ -1,16 +1,80 @@
 package tokens
 
 import (
+	"cmp"
+	"errors"
 	"slices"
+
+	"github.com/hashicorp/go-hclog"
 
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/keyring"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/statuslist"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/token"
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/usererror"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/verify/format"
 )
 
 // What several doors log, and count. No line holds a token, or what a caller typed.
+
+// logInactive logs why a token is inactive. Anybody can make up those that are not
+// ours, so these are for debugging.
+func (b *tokensBackend) logInactive(answer *token.Answer) {
+	if answer.Active {
+		return
+	}
+	level := hclog.Info
+	if !answer.Genuine() {
+		level = hclog.Debug
+	}
+	b.Logger().Log(level, "introspection refused", "reason", string(answer.Reason), "token_id", answer.ID, "role", answer.Role,
+		"scope_failed", answer.ScopeFailed, "audience_failed", answer.AudienceFailed, "client_ip_failed", answer.ClientIPFailed)
+}
+
+// maxBatchLines is how many of our tokens a batch logs as inactive. One line counts
+// the others, so that a request cannot fill the log.
+const maxBatchLines = 20
+
+// batchLog logs a batch: inactive tokens like single ones, up to a number, and of
+// mistakes and of faults the first, with their number.
+type batchLog struct {
+	backend                    *tokensBackend
+	inactive, mistakes, faults int
+	mistake                    *usererror.Error
+	fault                      error
+}
+
+func (l *batchLog) add(answer *token.Answer, err error) {
+	var mistake *usererror.Error
+	switch {
+	case errors.As(err, &mistake):
+		l.mistakes++
+		l.mistake = cmp.Or(l.mistake, mistake)
+	case err != nil:
+		if l.faults++; l.fault == nil {
+			l.fault = err
+		}
+	case !answer.Genuine():
+		l.backend.logInactive(answer)
+	case !answer.Active:
+		if l.inactive++; l.inactive <= maxBatchLines {
+			l.backend.logInactive(answer)
+		}
+	}
+}
+
+func (l *batchLog) end() {
+	log := l.backend.Logger()
+	if more := l.inactive - maxBatchLines; more > 0 {
+		log.Info("more introspections of a batch refused", "count", more)
+	}
+	if l.mistakes > 0 {
+		log.Info("items of a batch refused", "count", l.mistakes, "field", l.mistake.Field, "reason", l.mistake.Problem)
+	}
+	if l.faults > 0 {
+		log.Error("items of a batch not answered", "count", l.faults, "problem", format.Redact(l.fault.Error()))
+	}
+}
 
 // logEnded logs and counts the end of a token. Vault's audit log has no entry for a
 // lease that expires, so this line is the only trace of it.

@@ -6,9 +6,6 @@ import (
 
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
-
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/usererror"
-	"github.com/vault-tokens/vault-plugin-secrets-tokens/verify/format"
 )
 
 func (b *tokensBackend) pathRevoke() []*framework.Path {
@@ -28,11 +25,6 @@ section 2.2). The token's lease stays until it ends, and then does nothing.`,
 }
 
 func (b *tokensBackend) pathRevokeWrite(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
-	presented := format.Secret(data.Get("token").(string))
-	if presented == "" {
-		return nil, usererror.Field("token", "is required: the token to revoke")
-	}
-	ended, err := b.engine.Tokens.RevokePossessed(ctx, req.Storage, presented)
-	b.logEnded(ended, err)
+	_, err := b.revokePresented(ctx, req, data)
 	return nil, err
 }

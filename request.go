@@ -156,6 +156,8 @@ func checkValue(name string, schema *framework.FieldSchema, value any, operation
 		if err := checkList(name, value); err != nil {
 			return nil, err
 		}
+	case framework.TypeSlice:
+		return checkObjects(name, value)
 	}
 	data := framework.FieldData{
 		Raw:    map[string]any{name: value},
@@ -261,6 +263,20 @@ func checkObject(name string, value any) (any, error) {
 		return nil, mistake
 	}
 	return value, nil
+}
+
+// checkObjects accepts a list of JSON objects.
+func checkObjects(name string, value any) (any, error) {
+	list, ok := value.([]any)
+	if !ok {
+		return nil, usererror.Field(name, "must be a list of JSON objects")
+	}
+	for i, entry := range list {
+		if _, isObject := entry.(map[string]any); !isObject {
+			return nil, usererror.Field(name, "must be a list of JSON objects; entry %d is none", i+1)
+		}
+	}
+	return list, nil
 }
 
 func parseObject(name, text string, mistake error) (any, error) {
