@@ -75,6 +75,7 @@ func newBackend(ctx context.Context, conf *logical.BackendConfig, clock func() t
 		b.pathRevoke(),
 		b.pathEntities(),
 		b.pathTidy(),
+		b.pathOAuth2(),
 		b.pathKeys(),
 		b.pathJWKS(),
 		b.pathDiscovery(),
@@ -138,6 +139,9 @@ func (b *tokensBackend) refuse(req *logical.Request, err error) (*logical.Respon
 	if req.Operation == logical.RenewOperation {
 		// Vault prints a response with all its fields here, but an error as it is.
 		return nil, logical.CodedError(http.StatusBadRequest, mistake.Error())
+	}
+	if isOAuth2(req.Path) {
+		return oauth2Error(http.StatusBadRequest, "invalid_request", mistake.Error()), nil
 	}
 	return logical.ErrorResponse(mistake.Error()), nil
 }

@@ -64,6 +64,12 @@ var forwarding = map[string]map[logical.Operation]struct{ who, why string }{
 	"tidy/cancel": {
 		logical.UpdateOperation: {activeNode, "writes, and ends work that only the node does which writes"},
 	},
+	"oauth2/introspect": {
+		logical.UpdateOperation: {asSet, "as introspect"},
+	},
+	"oauth2/revoke": {
+		logical.UpdateOperation: {activeNode, "writes"},
+	},
 	"keys/?$": {
 		logical.ListOperation: {anyNode, "says nothing of a token"},
 	},

@@ -35,7 +35,20 @@ type issuerMetadata struct {
 	SubjectTypes      []string `json:"subject_types_supported"`
 	SigningAlgorithms []string `json:"id_token_signing_alg_values_supported,omitempty"`
 	Claims            []string `json:"claims_supported"`
+
+	Introspection     string   `json:"introspection_endpoint"`
+	IntrospectionAuth []string `json:"introspection_endpoint_auth_methods_supported"`
+	Revocation        string   `json:"revocation_endpoint"`
+	RevocationAuth    []string `json:"revocation_endpoint_auth_methods_supported"`
 }
+
+// endpointAuth is how clients authenticate to the endpoints: with a Vault token as
+// a bearer token (RFC 6750). Of introspection RFC 8414 §2 allows such a method, from
+// the registry of access token types. Of revocation it does not, but a client that
+// finds none takes client_secret_basic for granted, which Vault ignores; and "none"
+// would have it send no Vault token. RFC 8414 §7.2 keeps the two registries apart, so
+// that Bearer cannot be taken for anything else.
+var endpointAuth = []string{"Bearer"}
 
 // metadataSource is what the metadata are made from.
 type metadataSource struct {
@@ -52,6 +65,11 @@ func (s metadataSource) encode() ([]byte, error) {
 		SubjectTypes:      []string{"public"},
 		SigningAlgorithms: s.keys.Algorithms,
 		Claims:            []string{"iss", "sub", "aud", "exp", "nbf", "iat", "jti", "client_id", "scope", "status", "cnf"},
+
+		Introspection:     s.issuer + "/oauth2/introspect",
+		IntrospectionAuth: endpointAuth,
+		Revocation:        s.issuer + "/oauth2/revoke",
+		RevocationAuth:    endpointAuth,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("encode metadata: %w", err)

@@ -24,7 +24,9 @@ func TestDiscovery(t *testing.T) {
 		want := map[string]any{
 			"issuer": testIssuer, "jwks_uri": testIssuer + "/jwks",
 			"response_types_supported": []any{}, "grant_types_supported": []any{}, "subject_types_supported": []any{"public"},
-			"claims_supported": []any{"iss", "sub", "aud", "exp", "nbf", "iat", "jti", "client_id", "scope", "status", "cnf"},
+			"claims_supported":       []any{"iss", "sub", "aud", "exp", "nbf", "iat", "jti", "client_id", "scope", "status", "cnf"},
+			"introspection_endpoint": testIssuer + "/oauth2/introspect", "introspection_endpoint_auth_methods_supported": []any{"Bearer"},
+			"revocation_endpoint": testIssuer + "/oauth2/revoke", "revocation_endpoint_auth_methods_supported": []any{"Bearer"},
 		}
 		m.must(logical.UpdateOperation, "config", map[string]any{"issuer": testIssuer})
 		m.must(logical.DeleteOperation, "keys/default", nil)

@@ -63,7 +63,11 @@ func (b *tokensBackend) checkRequest(req *logical.Request) error {
 	default:
 		return nil
 	}
-	return checkFields(b.bodyFields[path], req.Data, req.Operation)
+	known := b.bodyFields[path]
+	if isOAuth2(req.Path) { // unknown parameters must be ignored (RFC 6749 §3.1)
+		maps.DeleteFunc(req.Data, func(name string, _ any) bool { return known[name] == nil })
+	}
+	return checkFields(known, req.Data, req.Operation)
 }
 
 // checkFields checks what a body says, or one item of a list in it: each field must

@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"net/http"
 	"net/netip"
@@ -185,4 +186,47 @@ func raw(req *logical.Request, contentType string, maxAge time.Duration, d *docu
 		delete(resp.Data, logical.HTTPRawBody)
 	}
 	return resp
+}
+
+// oauth2Prefix begins the paths that answer as OAuth 2.0 defines it.
+const oauth2Prefix = "oauth2/"
+
+func isOAuth2(path string) bool { return strings.HasPrefix(path, oauth2Prefix) }
+
+// oauth2Answer answers with a body as it is. audited is for Vault's audit log, which
+// has a raw body as one HMAC: Vault's HTTP layer sends the body alone, and no other
+// member of Data.
+func oauth2Answer(status int, body []byte, audited map[string]any) *logical.Response {
+	data := maps.Clone(audited)
+	data[logical.HTTPStatusCode] = status
+	data[logical.HTTPCacheControlHeader] = "no-store"
+	data[logical.HTTPPragmaHeader] = "no-cache"
+	data[logical.HTTPContentType] = "" // of no body
+	data[logical.HTTPRawBody] = []byte{}
+	if len(body) > 0 {
+		data[logical.HTTPContentType] = "application/json"
+		data[logical.HTTPRawBody] = body
+	}
+	return &logical.Response{Data: data}
+}
+
+// oauth2Error answers with an error of RFC 6749 §5.2.
+func oauth2Error(status int, code, description string) *logical.Response {
+	description = oauth2Text(description)
+	body := fmt.Sprintf(`{"error":%q,"error_description":%q}`, code, description)
+	return oauth2Answer(status, []byte(body), map[string]any{"error": description})
+}
+
+// oauth2Text replaces what an error_description must not have (RFC 6749 §5.2), so
+// that it is also JSON without escapes.
+func oauth2Text(text string) string {
+	return strings.Map(func(r rune) rune {
+		switch {
+		case r == '"':
+			return '\''
+		case r < ' ' || r > '~' || r == '\\':
+			return '?'
+		}
+		return r
+	}, text)
 }
