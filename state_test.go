@@ -134,6 +134,11 @@ func (m *oldMount) withNewFields(path string, answer json.RawMessage) json.RawMe
 		added = `{"allowed_metadata": [], "require_cnf": false, "track": false}`
 	case strings.HasPrefix(path, "keys/") && path != "keys/":
 		added = `{"allowed_audiences": ["*"]}`
+	case strings.HasPrefix(path, ".well-known/"):
+		added = `{
+			"introspection_endpoint": "` + testIssuer + `/oauth2/introspect", "introspection_endpoint_auth_methods_supported": ["Bearer"],
+			"revocation_endpoint": "` + testIssuer + `/oauth2/revoke", "revocation_endpoint_auth_methods_supported": ["Bearer"]
+		}`
 	default:
 		return answer
 	}
