@@ -48,10 +48,11 @@ response_keys="token_id token_type role scope scopes audience aud client_id iss 
 # Keys whose value is a secret in some request or response.
 secret_keys="token http_raw_body"
 
-# For conditional requests of the public key set and status lists. Vault passes
-# these headers only where the mount is tuned to.
+# For conditional requests of the public key set and status lists, and for OAuth 2.0
+# clients that are to ask again. Vault passes these headers only where the mount is
+# tuned to.
 request_headers="If-None-Match"
-response_headers="ETag"
+response_headers="ETag Retry-After"
 
 die() {
   echo "setup-audit: $*" >&2

@@ -26,11 +26,15 @@ type Deployment struct {
 const AppPolicy = `
 path "+/creds/*" { capabilities = ["read", "update"] }
 path "+/revoke" { capabilities = ["update"] }
+path "+/oauth2/revoke" { capabilities = ["update"] }
 path "sys/leases/renew" { capabilities = ["update"] }
 path "sys/leases/revoke" { capabilities = ["update"] }
 `
 
-const apiPolicy = `path "+/introspect" { capabilities = ["update"] }`
+const apiPolicy = `
+path "+/introspect" { capabilities = ["update"] }
+path "+/oauth2/introspect" { capabilities = ["update"] }
+`
 
 // Deploy starts a server and sets the engine up. Close it whatever happens next.
 func Deploy(ctx context.Context, opts Options) (*Deployment, error) {
