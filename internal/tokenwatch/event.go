@@ -8,8 +8,8 @@ type Kind string
 // Requests to a mount of the engine.
 const (
 	KindIssue        Kind = "issue"         // creds/<role>
-	KindIntrospect   Kind = "introspect"    // introspect
-	KindRevoke       Kind = "revoke"        // revoke, and DELETE of tokens/<id>
+	KindIntrospect   Kind = "introspect"    // introspect, or an item of its batch; oauth2/introspect
+	KindRevoke       Kind = "revoke"        // revoke, oauth2/revoke, and DELETE of tokens/<id>
 	KindTokenRead    Kind = "token_read"    // tokens/<id>, and the list
 	KindRoleWrite    Kind = "role_write"    // create, update and patch
 	KindRoleRead     Kind = "role_read"     // a role, and the list
@@ -50,7 +50,7 @@ const (
 	PhaseResponse Phase = "response"
 )
 
-// Event is one request, as far as the audit log shows it. Strings are as in the
+// Event is one request, or one item of a batch, as far as the audit log shows it. Strings are as in the
 // log: a value that Vault hashed begins with HashPrefix, and equal values of the
 // same audit device have equal hashes.
 type Event struct {
@@ -62,6 +62,7 @@ type Event struct {
 	Namespace string    `json:"namespace,omitempty"` // path without slash at the end; empty is root
 	Mount     string    `json:"mount,omitempty"`     // mount_point, with a slash at the end
 	Path      string    `json:"path,omitempty"`      // whole request path, mount included
+	Item      int       `json:"item,omitempty"`      // of a batch: which item it is, from 1
 	Name      string    `json:"name,omitempty"`      // named by the path: role, key, token id, audit device, lease or prefix
 
 	// Who asked.

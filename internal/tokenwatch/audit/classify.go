@@ -49,6 +49,15 @@ func classifyEngine(e *tokenwatch.Event, rest string) tokenwatch.Kind {
 		return tokenwatch.KindIntrospect
 	case "revoke":
 		return tokenwatch.KindRevoke
+	case "oauth2":
+		switch name {
+		case "introspect":
+			e.Name = ""
+			return tokenwatch.KindIntrospect
+		case "revoke":
+			e.Name = ""
+			return tokenwatch.KindRevoke
+		}
 	case "tokens":
 		e.TokenID = name
 		return byOperation(e.Operation, tokenwatch.KindTokenRead, tokenwatch.KindOther, tokenwatch.KindRevoke)

@@ -47,6 +47,10 @@ func (p *Parser) requestBody(s *scanner, e *tokenwatch.Event) {
 			if e.Kind == tokenwatch.KindIntrospect || e.Kind == tokenwatch.KindRevoke {
 				e.TokenHash = tokenHash(s.text())
 			}
+		case "batch_input":
+			if e.Kind == tokenwatch.KindIntrospect && e.Item == 0 {
+				p.entry.batchInput = s.value()
+			}
 		case "client_ip":
 			e.ClientIP = p.strings.get(s.text())
 		case "lease_id":
@@ -81,6 +85,10 @@ func (p *Parser) responseBody(s *scanner, e *tokenwatch.Event) (refused bool) {
 		switch string(key) {
 		case "error":
 			refused = s.peek() == '"'
+		case "batch_results":
+			if e.Kind == tokenwatch.KindIntrospect && e.Item == 0 {
+				p.entry.batchResults = s.value()
+			}
 		case "expires_in":
 			if n, ok := s.number(); ok {
 				expires = e.Time.Unix() + n

@@ -23,7 +23,7 @@ type Parser struct {
 	// The parts of the entry at hand, as spans of the line.
 	entry struct {
 		kind, mountType, requestData, responseData []byte
-		prefix                                     string // request.path before what the path is about
+		batchInput, batchResults                   []byte // of an introspection
 	}
 }
 
@@ -39,13 +39,28 @@ func NewParser(mountTypes ...string) *Parser {
 	return p
 }
 
-// Parse reads one entry into e. The event's Kind is [tokenwatch.KindOtherMounts]
+// Append reads one entry and appends its events: one, or, of a batch that was
+// answered, one for each item. After an error events is as before.
+func (p *Parser) Append(events []tokenwatch.Event, line []byte) ([]tokenwatch.Event, error) {
+	n := len(events)
+	events = append(events, tokenwatch.Event{})
+	if err := p.Parse(line, &events[n]); err != nil {
+		return events[:n], err
+	}
+	if p.entry.batchResults == nil {
+		return events, nil
+	}
+	return p.appendItems(events[:n], events[n])
+}
+
+// Parse reads one entry into e; of a batch, what its items have in common. The event's Kind is [tokenwatch.KindOtherMounts]
 // when the entry is valid and of no concern: another mount, or the request half
 // of something whose response half will follow. An error says that the line is
 // no audit entry.
 func (p *Parser) Parse(line []byte, e *tokenwatch.Event) error {
 	*e = tokenwatch.Event{Kind: tokenwatch.KindOtherMounts}
 	p.entry.kind, p.entry.mountType, p.entry.requestData, p.entry.responseData = nil, nil, nil, nil
+	p.entry.batchInput, p.entry.batchResults = nil, nil
 	line = bytes.TrimSpace(line)
 	if t, ok := plainRequest(line); ok {
 		e.Phase, e.Time = tokenwatch.PhaseRequest, t

@@ -148,7 +148,7 @@ func TestParse(t *testing.T) {
 		"hashed settings": {entry(`"data":{"allowed_scopes":["hmac-sha256:1"],"max_ttl":"hmac-sha256:2"},"operation":"update","path":"tokens/roles/x"`, ""), func(e *tokenwatch.Event) bool {
 			return e.Settings.MaxTTL == nil && len(e.Settings.AllowedScopes) == 1
 		}},
-		"no such path":    {entry(`"operation":"update","path":"tokens/oauth2/introspect"`, ""), func(e *tokenwatch.Event) bool { return e.Kind == tokenwatch.KindOther }},
+		"no such path":    {entry(`"operation":"update","path":"tokens/oauth2/token"`, ""), func(e *tokenwatch.Event) bool { return e.Kind == tokenwatch.KindOther }},
 		"a status list":   {entry(`"operation":"read","path":"tokens/status/x"`, ""), func(e *tokenwatch.Event) bool { return e.Kind == tokenwatch.KindPublicRead }},
 		"figures":         {entry(`"operation":"read","path":"tokens/status"`, ""), func(e *tokenwatch.Event) bool { return e.Kind == tokenwatch.KindOther }},
 		"no such role":    {entry(`"operation":"update","path":"tokens/roles/x/revoke"`, ""), func(e *tokenwatch.Event) bool { return e.Kind == tokenwatch.KindRoleWrite && e.Role == "x/revoke" }},

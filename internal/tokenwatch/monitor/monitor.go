@@ -33,7 +33,8 @@ type Options struct {
 	// StateFile keeps the state across restarts; empty: it is not kept.
 	StateFile string
 	Log       *slog.Logger
-	// OnEvent is called once for each request about the engine, OnAlert for
+	// OnEvent is called once for each request about the engine, and for each item
+	// of a batch, OnAlert for
 	// each alert and its repetitions, for reports. An event is valid during
 	// the call only.
 	OnEvent func(*tokenwatch.Event)
@@ -165,24 +166,21 @@ func (m *Monitor) Close(ctx context.Context) error {
 type part struct {
 	lines     []byte
 	events    []tokenwatch.Event
+	read      int64 // lines, malformed ones included
 	malformed int64
 	parsed    chan struct{}
 }
 
 func (p *part) parse(parser *audit.Parser) {
-	p.events, p.malformed = p.events[:0], 0
+	p.events, p.read, p.malformed = p.events[:0], 0, 0
 	for line := range bytes.Lines(p.lines) {
 		line = bytes.TrimSpace(line)
 		if len(line) == 0 {
 			continue
 		}
-		if len(p.events) == cap(p.events) {
-			p.events = append(p.events, tokenwatch.Event{})
-		} else {
-			p.events = p.events[:len(p.events)+1]
-		}
-		if err := parser.Parse(line, &p.events[len(p.events)-1]); err != nil {
-			p.events = p.events[:len(p.events)-1]
+		var err error
+		p.read++
+		if p.events, err = parser.Append(p.events, line); err != nil {
 			p.malformed++
 		}
 	}
@@ -232,7 +230,7 @@ func (m *Monitor) Handle(b tokenwatch.Batch) error {
 	m.parse(parts)
 	for _, p := range parts {
 		<-p.parsed
-		m.counts.Lines += int64(len(p.events)) + p.malformed
+		m.counts.Lines += p.read
 		m.counts.Malformed += p.malformed
 		for i := range p.events {
 			m.observe(&p.events[i])
@@ -250,7 +248,7 @@ func (m *Monitor) Handle(b tokenwatch.Batch) error {
 	return nil
 }
 
-// observe takes one entry.
+// observe takes one event.
 func (m *Monitor) observe(e *tokenwatch.Event) {
 	m.counts.entry(e.Time)
 	for _, r := range m.entries {
@@ -270,9 +268,9 @@ func (m *Monitor) observe(e *tokenwatch.Event) {
 
 // duplicate reports whether the other line of the same request has already been
 // counted. The parser drops the request line of a request that succeeds; one that
-// is refused has its error on both lines.
+// is refused has its error on both lines. The items of a batch are on one only.
 func (m *Monitor) duplicate(e *tokenwatch.Event) bool {
-	if e.RequestID == "" || (!e.Failed() && e.Kind != tokenwatch.KindAuditDisable) {
+	if e.RequestID == "" || e.Item > 0 || (!e.Failed() && e.Kind != tokenwatch.KindAuditDisable) {
 		return false
 	}
 	if m.refused.Contains(e.RequestID) {

@@ -8,9 +8,10 @@ import (
 )
 
 const (
-	// DefaultMaxLine is far above what requests to the engine need; a list of a
-	// million token ids is longer, and not worth keeping.
-	DefaultMaxLine = 1 << 20
+	// DefaultMaxLine is far above what requests to the engine need: introspections
+	// of a thousand tokens in one batch take about 1 MB. A list of a million token
+	// ids is longer, and not worth keeping.
+	DefaultMaxLine = 4 << 20
 	chunk          = 1 << 20
 )
 
