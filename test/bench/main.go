@@ -172,7 +172,7 @@ func printTable(w io.Writer, r comparisonReport) error {
 	for _, op := range r.Operations {
 		fmt.Fprintf(&out, "%-46s %10.0f %8.2f %8.2f\n", op.Name, op.PerSecond, op.P50, op.P99)
 	}
-	fmt.Fprintf(&out, "\n%-46s %10s %8s\n", "compared with", "ratio", "goal")
+	fmt.Fprintf(&out, "\n%-46s %10s %8s\n", "compared with, by token", "ratio", "goal")
 	for _, c := range r.Comparisons {
 		goal, verdict := "", ""
 		if c.Goal > 0 {

@@ -111,7 +111,7 @@ type summary struct {
 type comparison struct {
 	Operation string  `json:"operation"`
 	Peer      string  `json:"peer"`
-	Ratio     float64 `json:"ratio"` // median of the rounds' ratios
+	Ratio     float64 `json:"ratio"` // median of the rounds' ratios, by token
 	Goal      float64 `json:"goal,omitempty"`
 	Met       bool    `json:"met"`
 }
@@ -138,7 +138,7 @@ func summarize(s settings, results []result) comparisonReport {
 	for _, result := range results {
 		for _, peer := range results { // in the order of the table
 			if goal, compared := result.operation.peers[peer.operation.name]; compared {
-				ratio := median(ratios(result.perSecond, peer.perSecond))
+				ratio := median(ratios(result.perSecond, peer.perSecond)) * float64(max(1, result.operation.tokens))
 				r.Comparisons = append(r.Comparisons, comparison{
 					Operation: result.operation.name, Peer: peer.operation.name,
 					Ratio: ratio, Goal: float64(goal), Met: ratio >= float64(goal),

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"net/http"
 	"sync/atomic"
@@ -17,6 +18,7 @@ type operation struct {
 	token  string          // Vault token; empty: unauthenticated
 	body   func() []byte   // nil: none
 	want   int             // status
+	tokens int             // that one request is about; 0: one
 	peers  map[string]goal // what it is compared with
 	old    bool            // by the build that the operation before it is compared with
 }
@@ -51,7 +53,11 @@ path "%[1]s/introspect" { capabilities = ["update"] }
 type engine struct {
 	path      string
 	presented map[string]func() []byte
+	batch     func() []byte // presents batchSize tokens at once
 }
+
+// batchSize is how many tokens an API gateway might collect for one request.
+const batchSize = 100
 
 // prepare configures the server and lists the operations. With another build on
 // oldMount, its are among them.
@@ -120,6 +126,12 @@ func list(caller string, engines []engine, oidc, service func() []byte) []operat
 	introspect("api_key")
 	introspect("bearer")
 	add(operation{name: oidcIntrospect, method: "POST", path: "identity/oidc/introspect", token: caller, body: oidc, want: http.StatusOK})
+	each(func(e engine) operation {
+		return operation{
+			name: fmt.Sprintf("introspect %d bearer at once", batchSize), method: "POST", path: e.path + "/introspect", token: caller, body: e.batch, want: http.StatusOK,
+			tokens: batchSize, peers: map[string]goal{"introspect bearer": 20},
+		}
+	})
 	introspect("jwt")
 	add(operation{name: tokenLookup, method: "POST", path: "auth/token/lookup", token: caller, body: service, want: http.StatusOK})
 	each(func(e engine) operation {
@@ -146,7 +158,13 @@ func prepareEngine(ctx context.Context, server *vaulttest.Server, client *vaultt
 			return e, err
 		}
 	}
-	return e, nil
+	items := make([]json.RawMessage, batchSize)
+	for i := range items {
+		items[i] = e.presented["bearer"]()
+	}
+	batch, err := json.Marshal(map[string]any{"batch_input": items})
+	e.batch = constant(string(batch))
+	return e, err
 }
 
 // preparePeers returns bodies that present Vault's own tokens.
