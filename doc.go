@@ -32,6 +32,7 @@
 //	backend.go           one mount: set-up, and what happens before and after a handler
 //	request.go           what a request may hold; refused before a handler runs
 //	fields.go            declaring and reading fields
+//	presented.go         what introspection and revocation by possession share
 //	response.go log.go   what several doors answer and log
 //	counts.go figures.go what this process counts, and shows of it
 //	secret_token.go      leases: renew and revoke

@@ -2,3 +2,7 @@
 path "tokens/introspect" {
   capabilities = ["update"]
 }
+# The same for one that asks as an OAuth 2.0 client (RFC 7662).
+path "tokens/oauth2/introspect" {
+  capabilities = ["update"]
+}
