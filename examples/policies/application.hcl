@@ -8,6 +8,10 @@ path "tokens/creds/orders-*" {
 path "tokens/revoke" {
   capabilities = ["update"]
 }
+# The same for a library that knows OAuth 2.0 (RFC 7009).
+path "tokens/oauth2/revoke" {
+  capabilities = ["update"]
+}
 path "sys/leases/renew" {
   capabilities = ["update"]
 }

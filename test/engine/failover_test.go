@@ -44,6 +44,9 @@ func TestFailover(t *testing.T) {
 	l.use(t, ctx, first, 6)
 	for _, node := range cluster.Nodes { // standbys pass requests on
 		l.mustHold(t, ctx, on(node), "through "+node.Addr)
+		if got := in(t, on(node), ctx).form("introspect", first.API, "token=vtb_x", http.StatusOK); got != dead {
+			t.Errorf("a form through %s: %s", node.Addr, got)
+		}
 	}
 
 	leader := cluster.Nodes[0]

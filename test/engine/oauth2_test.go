@@ -2,6 +2,7 @@ package engine
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -312,5 +313,49 @@ func TestBatchIsAudited(t *testing.T) {
 	}
 	if err := s.VerifyFiles(); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestOAuth2ByLibrary has a library that others wrote (openid-client, on top of
+// oauth4webapi) find the doors by discovery, ask and revoke.
+func TestOAuth2ByLibrary(t *testing.T) {
+	s := common(t, 2*time.Minute)
+	n := startNode(t)
+	ask := func(op, vaultToken, token string, parameters fields, result any) error {
+		return n.call(s.Ctx, op, fields{"server": s.Issuer(s.Mount), "vaultToken": vaultToken, "token": token, "parameters": parameters}, result)
+	}
+	for _, k := range vaulttest.TokenTypes {
+		role := "library-" + k.Name
+		s.Role(role, k.RoleBody())
+		d := s.Issue(role, nil).Data
+		introspect := func(parameters fields) (body map[string]any) {
+			t.Helper()
+			if err := ask("introspect", s.API, d.Token, parameters, &body); err != nil {
+				t.Fatalf("%s: %v", k.Name, err)
+			}
+			return body
+		}
+		if body := introspect(fields{"token_type_hint": "access_token"}); body["active"] != true || body["jti"] != d.TokenID || body["scope"] != d.Scope {
+			t.Errorf("%s: the library reads %v", k.Name, body)
+		}
+		inactive := map[string]any{"active": false}
+		if body := introspect(fields{"audience": "https://other.example.com"}); !reflect.DeepEqual(body, inactive) {
+			t.Errorf("%s, for another API: the library reads %v", k.Name, body)
+		}
+		var refused *nodeError
+		if err := ask("introspect", s.API, "", nil, nil); !errors.As(err, &refused) {
+			t.Errorf("%s, without a token: %v", k.Name, err)
+		}
+		if err := ask("revoke", s.API, d.Token, nil, nil); !errors.As(err, &refused) {
+			t.Errorf("%s, revoked without a policy: %v", k.Name, err)
+		}
+		for range 2 {
+			if err := ask("revoke", s.App, d.Token, nil, nil); err != nil {
+				t.Errorf("%s: %v", k.Name, err)
+			}
+		}
+		if body := introspect(nil); !reflect.DeepEqual(body, inactive) {
+			t.Errorf("%s, revoked: the library reads %v", k.Name, body)
+		}
 	}
 }

@@ -13,6 +13,8 @@ const ops = {
   versions: openid.versions,
   discover: openid.discover,
   resource: openid.resource,
+  introspect: openid.introspect,
+  revoke: openid.revoke,
   newProofKey: openid.newProofKey,
   open: (args) => keySets.open(args),
   verify: (args) => keySets.verify(args),

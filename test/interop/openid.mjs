@@ -40,6 +40,23 @@ export async function resource({ name, token, audience, proofKey }) {
   })
 }
 
+// introspect and revoke find the endpoint by discovery, and send a Vault token where
+// OAuth 2.0 clients authenticate.
+export async function introspect({ server, vaultToken, token, parameters }) {
+  return client.tokenIntrospection(await authenticated(server, vaultToken), token, parameters)
+}
+
+export async function revoke({ server, vaultToken, token, parameters }) {
+  await client.tokenRevocation(await authenticated(server, vaultToken), token, parameters)
+}
+
+function authenticated(server, vaultToken) {
+  const bearer = (_server, _client, _body, headers) => headers.set('authorization', `Bearer ${vaultToken}`)
+  return client.discovery(new URL(server), 'interop', undefined, bearer, {
+    execute: [client.allowInsecureRequests], // loopback
+  })
+}
+
 const proofKeys = new Map()
 
 export async function newProofKey({ name }) {
