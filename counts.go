@@ -131,6 +131,10 @@ func (c *counts) answered(ctx context.Context, req *logical.Request, resp *logic
 
 // statusOf is the HTTP status that Vault makes of an answer, 0 for a success.
 func statusOf(req *logical.Request, resp *logical.Response, err error) int {
+	if err == nil && isOAuth2(req.Path) && resp != nil {
+		status, _ := resp.Data[logical.HTTPStatusCode].(int)
+		return status // of a raw body, in which the error is
+	}
 	status, _ := logical.RespondErrorCommon(req, resp, err)
 	if err != nil {
 		logical.AdjustErrorStatusCode(&status, err)

@@ -46,8 +46,13 @@ func TestBatchAnswersAsSingleQuestions(t *testing.T) {
 	for i, item := range items {
 		want[i] = m.must(logical.UpdateOperation, "introspect", item.(map[string]any)).Data
 	}
+	single := m.backend.counts.introspections.read()
+	m.restart() // counts from zero
 	if got := m.batch(items...); !reflect.DeepEqual(got, want) {
 		t.Errorf("answered\n%v, want\n%v", got, want)
+	}
+	if counted := m.backend.counts.introspections.read(); !reflect.DeepEqual(counted, single) {
+		t.Errorf("counted %v, want %v", counted, single)
 	}
 	for i, item := range items {
 		item.(map[string]any)["reference"] = fmt.Sprint("item ", i)

@@ -72,6 +72,8 @@ func TestOAuth2Introspect(t *testing.T) {
 			if kind == "jwt" {
 				want["nbf"] = now - 30
 			}
+			status := m.must(logical.UpdateOperation, "introspect", ask(nil)).Data["status"].(map[string]any)["status_list"].(map[string]any)
+			want["status"] = map[string]any{"status_list": map[string]any{"idx": float64(status["idx"].(int)), "uri": status["uri"]}}
 			body, audited := m.oauth2("introspect", 200, ask(map[string]any{"required_scopes": "orders:read", "audience": "https://api.example.com"}))
 			if !reflect.DeepEqual(body, want) {
 				t.Errorf("%s: answered\n%v, want\n%v", kind, body, want)
@@ -154,6 +156,9 @@ func TestOAuth2Requests(t *testing.T) {
 			}
 		}
 	}
+	if n := m.backend.counts.refused.read()["oauth2"]; n != int64(len(introspections)+len(mistakes)) {
+		t.Errorf("%d refused requests are counted", n)
+	}
 	if !m.active(token) {
 		t.Error("a mistake has revoked the token")
 	}
@@ -182,6 +187,9 @@ func TestOAuth2OnFaults(t *testing.T) {
 				m.storage.Before(fault)
 				body, audited := m.oauth2(path, 503, map[string]any{"token": token})
 				m.storage.Heal()
+				if n := m.backend.counts.failed.read()["oauth2"]; n != int64(1) {
+					t.Errorf("%s of %s, fault %d: %v failed requests are counted", path, kind, i, n)
+				}
 				if body["error"] != "temporarily_unavailable" || body["active"] != nil || audited["error"] == nil {
 					t.Errorf("%s of %s, fault %d: answered %v, audited %v", path, kind, i, body, audited)
 				}

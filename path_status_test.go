@@ -501,7 +501,7 @@ func TestFiguresForPrometheus(t *testing.T) {
 		t.Errorf("may be cached: %v", cached)
 	}
 	text := string(resp.Data[logical.HTTPRawBody].([]byte))
-	const label = `[a-z_]+="[a-z._-]+"`
+	const label = `[a-z_]+="[a-z0-9._-]+"`
 	sample := regexp.MustCompile(`^(vault_tokens_[a-z_]+)(\{` + label + `\})? \d+$`)
 	head, typed := "", map[string]string{}
 	for line := range strings.Lines(text) {
