@@ -177,8 +177,8 @@ func TestOAuth2Requests(t *testing.T) {
 func TestOAuth2OnFaults(t *testing.T) {
 	m := newMount(t).withRoles()
 	for kind, faults := range map[string]map[string][]storetest.Hook{
-		"bearer": {"introspect": {unread("token/"), unread("config/")}, "revoke": {unread("token/"), unwritten("token/")}},
-		"jwt":    {"introspect": {unread("key/"), unread("list/"), unread("revoked/")}, "revoke": {unread("key/"), unread("list/"), unwritten("revoked/")}},
+		"bearer": {"introspect": {unread("token/"), unread("config/")}, "revoke": {unread("token/"), unwritten("revoked/"), unwritten("token/")}},
+		"jwt":    {"introspect": {unread("key/"), unread("list/"), unread("revoked/")}, "revoke": {unread("key/"), unwritten("revoked/")}},
 	} {
 		token := m.must(logical.ReadOperation, "creds/"+kind, nil).Data["token"].(string)
 		for _, path := range []string{"introspect", "revoke"} {
