@@ -133,3 +133,13 @@ func VaultBinary(ctx context.Context) (string, error) {
 	}
 	return strings.TrimSpace(string(out)), nil
 }
+
+// InstallAs copies the binary, such as into the directory of a server that runs
+// another build.
+func (p *Plugin) InstallAs(path string) error {
+	binary, err := os.ReadFile(filepath.Join(p.Dir, PluginName))
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(path, binary, 0o755)
+}
