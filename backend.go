@@ -66,7 +66,14 @@ func newBackend(ctx context.Context, conf *logical.BackendConfig, clock func() t
 	b.engine.Keys.Report = b.logKeyProblem
 	b.engine.Storage = conf.StorageView
 	b.engine.Report = b.logTidied
-	b.Paths = framework.PathAppend(
+	b.Paths = b.paths()
+	b.bodyFields = bodyFields(b.Paths)
+	b.counts = newCounts(clock(), b.Paths)
+	return b, nil
+}
+
+func (b *tokensBackend) paths() []*framework.Path {
+	return framework.PathAppend(
 		b.pathConfig(),
 		b.pathRoles(),
 		b.pathCreds(),
@@ -81,9 +88,6 @@ func newBackend(ctx context.Context, conf *logical.BackendConfig, clock func() t
 		b.pathDiscovery(),
 		b.pathStatus(),
 	)
-	b.bodyFields = bodyFields(b.Paths)
-	b.counts = newCounts(clock(), b.Paths)
-	return b, nil
 }
 
 // HandleRequest refuses what no handler should see, and turns the mistakes of

@@ -189,27 +189,7 @@ func (b *tokensBackend) pathRoles() []*framework.Path {
 			HelpSynopsis:    "List the roles.",
 			HelpDescription: "Roles decide what tokens are issued; see roles/<name>.",
 		},
-		{
-			Pattern: "roles/(?P<name>[^/]+)/revoke$",
-			Fields:  map[string]*framework.FieldSchema{"name": fields["name"]},
-			Operations: map[logical.Operation]framework.OperationHandler{
-				logical.UpdateOperation: forwarded(b.pathRolesRevoke, "Revoke every token of a role.", responds(http.StatusOK, map[string]*framework.FieldSchema{
-					"status_lists": field(framework.TypeInt, "Status lists on which the role had tokens that were not revoked as a whole before."),
-					"revoked_at":   field(framework.TypeString, "When, to the second."),
-					"tokens":       field(framework.TypeInt, "Tokens that were live, where they are counted: under max_tokens."),
-				})),
-			},
-			HelpSynopsis: "Revoke every token of a role that was issued until now.",
-			HelpDescription: `
-All are inactive once the call has returned: API keys, bearer tokens and JWTs, with
-a lease or without, also of a role that was deleted. Verifiers that go by status
-lists see it within status_list_ttl of config. Tokens that are issued afterwards
-are not concerned: to stop these, delete the role, or take the policy away that
-lets callers use it. After an error, some tokens may be revoked: try again.
-
-It costs one write, and one for each status list that the role has tokens on. The
-records are removed in the background; see tidy/status.`,
-		},
+		b.pathRoleRevoke(fields["name"]),
 		{
 			Pattern:        "roles/(?P<name>.+)",
 			Fields:         fields,
@@ -432,6 +412,30 @@ func youngKeyWarning(done *backend.RoleChange) []string {
 		return nil
 	}
 	return []string{"the version of key \"" + done.Role.Key + "\" that signs has been published for " + done.Young.Round(time.Second).String() + " only; verifiers that do not fetch the key set again for an unknown kid may refuse tokens of the role for up to " + keyring.MaxCacheTime.String()}
+}
+
+func (b *tokensBackend) pathRoleRevoke(name *framework.FieldSchema) *framework.Path {
+	return &framework.Path{
+		Pattern: "roles/(?P<name>[^/]+)/revoke$",
+		Fields:  map[string]*framework.FieldSchema{"name": name},
+		Operations: map[logical.Operation]framework.OperationHandler{
+			logical.UpdateOperation: forwarded(b.pathRolesRevoke, "Revoke every token of a role.", responds(http.StatusOK, map[string]*framework.FieldSchema{
+				"status_lists": field(framework.TypeInt, "Status lists on which the role had tokens that were not revoked as a whole before."),
+				"revoked_at":   field(framework.TypeString, "When, to the second."),
+				"tokens":       field(framework.TypeInt, "Tokens that were live, where they are counted: under max_tokens."),
+			})),
+		},
+		HelpSynopsis: "Revoke every token of a role that was issued until now.",
+		HelpDescription: `
+All are inactive once the call has returned: API keys, bearer tokens and JWTs, with
+a lease or without, also of a role that was deleted. Verifiers that go by status
+lists see it within status_list_ttl of config. Tokens that are issued afterwards
+are not concerned: to stop these, delete the role, or take the policy away that
+lets callers use it. After an error, some tokens may be revoked: try again.
+
+It costs one write, and one for each status list that the role has tokens on. The
+records are removed in the background; see tidy/status.`,
+	}
 }
 
 func (b *tokensBackend) pathRolesRevoke(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {

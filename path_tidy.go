@@ -2,6 +2,7 @@ package tokens
 
 import (
 	"context"
+	"maps"
 	"net/http"
 
 	"github.com/hashicorp/vault/sdk/framework"
@@ -10,9 +11,35 @@ import (
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend"
 )
 
+func tidyFields() map[string]*framework.FieldSchema {
+	return map[string]*framework.FieldSchema{
+		"state":   field(framework.TypeString, "idle, running or cancelled."),
+		"dry_run": field(framework.TypeBool, "Whether what would be removed is counted, and nothing removed."),
+	}
+}
+
+func tidyStatusFields() map[string]*framework.FieldSchema {
+	fields := tidyFields()
+	maps.Copy(fields, map[string]*framework.FieldSchema{
+		"started_at":                field(framework.TypeString, "When the pass over all records began that is under way, or was the last (RFC 3339)."),
+		"finished_at":               field(framework.TypeString, "When it ended, if it has (RFC 3339)."),
+		"position":                  field(framework.TypeFloat, "How much of it is done, about: 0 to 1."),
+		"looked_at":                 field(framework.TypeInt, "Records that it looked at."),
+		"removed":                   field(framework.TypeInt, "Records among them of tokens that had expired a day before."),
+		"ended":                     field(framework.TypeInt, "Records among them of tokens that a kill switch had revoked."),
+		"left":                      field(framework.TypeInt, "Records among them that stay."),
+		"failed":                    field(framework.TypeInt, "What could not be read or removed, and is looked at again by the next pass."),
+		"slots":                     field(framework.TypeInt, "Places in max_tokens that had no token, and were freed."),
+		"lists":                     field(framework.TypeInt, "Status lists that were removed since it began, by this process."),
+		"revocations":               field(framework.TypeInt, "Revocations in status lists that were removed since it began, by this process."),
+		"cutoffs":                   field(framework.TypeInt, "Cut-offs of kill switches that were removed since it began, by this process."),
+		"last_complete_started_at":  field(framework.TypeString, "When the last pass began that looked at all records (RFC 3339)."),
+		"last_complete_finished_at": field(framework.TypeString, "When it ended (RFC 3339)."),
+	})
+	return fields
+}
+
 func (b *tokensBackend) pathTidy() []*framework.Path {
-	state := field(framework.TypeString, "idle, running or cancelled.")
-	dryRun := field(framework.TypeBool, "Whether what would be removed is counted, and nothing removed.")
 	return []*framework.Path{
 		{
 			Pattern: "tidy",
@@ -20,9 +47,7 @@ func (b *tokensBackend) pathTidy() []*framework.Path {
 				"dry_run": field(framework.TypeBool, "Count what would be removed, and remove nothing. Default false."),
 			},
 			Operations: map[logical.Operation]framework.OperationHandler{
-				logical.UpdateOperation: forwarded(b.pathTidyWrite, "Begin a pass over all records in the background.", responds(http.StatusOK, map[string]*framework.FieldSchema{
-					"state": state, "dry_run": dryRun,
-				})),
+				logical.UpdateOperation: forwarded(b.pathTidyWrite, "Begin a pass over all records in the background.", responds(http.StatusOK, tidyFields())),
 			},
 			HelpSynopsis: "Remove what expired and revoked tokens leave, now.",
 			HelpDescription: `
@@ -35,24 +60,7 @@ was.`,
 			Pattern: "tidy/status",
 			Operations: map[logical.Operation]framework.OperationHandler{
 				// The node that tidies knows.
-				logical.ReadOperation: forwarded(b.pathTidyStatus, "Read how tidying stands.", responds(http.StatusOK, map[string]*framework.FieldSchema{
-					"state":                     state,
-					"dry_run":                   dryRun,
-					"started_at":                field(framework.TypeString, "When the pass over all records began that is under way, or was the last (RFC 3339)."),
-					"finished_at":               field(framework.TypeString, "When it ended, if it has (RFC 3339)."),
-					"position":                  field(framework.TypeFloat, "How much of it is done, about: 0 to 1."),
-					"looked_at":                 field(framework.TypeInt, "Records that it looked at."),
-					"removed":                   field(framework.TypeInt, "Records among them of tokens that had expired a day before."),
-					"ended":                     field(framework.TypeInt, "Records among them of tokens that a kill switch had revoked."),
-					"left":                      field(framework.TypeInt, "Records among them that stay."),
-					"failed":                    field(framework.TypeInt, "What could not be read or removed, and is looked at again by the next pass."),
-					"slots":                     field(framework.TypeInt, "Places in max_tokens that had no token, and were freed."),
-					"lists":                     field(framework.TypeInt, "Status lists that were removed since it began, by this process."),
-					"revocations":               field(framework.TypeInt, "Revocations in status lists that were removed since it began, by this process."),
-					"cutoffs":                   field(framework.TypeInt, "Cut-offs of kill switches that were removed since it began, by this process."),
-					"last_complete_started_at":  field(framework.TypeString, "When the last pass began that looked at all records (RFC 3339)."),
-					"last_complete_finished_at": field(framework.TypeString, "When it ended (RFC 3339)."),
-				})),
+				logical.ReadOperation: forwarded(b.pathTidyStatus, "Read how tidying stands.", responds(http.StatusOK, tidyStatusFields())),
 			},
 			HelpSynopsis: "Read how tidying stands.",
 			HelpDescription: `

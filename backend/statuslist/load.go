@@ -12,17 +12,7 @@ import (
 
 // get returns a list, or nil if there is none.
 func (l *Lists) get(ctx context.Context, storage logical.Storage, id string) (*list, error) {
-	limit := l.maxAge()
-	l.mu.Lock()
-	li := l.inMemory(id)
-	if li != nil && limit > 0 {
-		if age := l.clock().Sub(li.readAt); age < 0 || age >= limit {
-			l.forget(id)
-			li = nil
-		}
-	}
-	l.mu.Unlock()
-	if li != nil {
+	if li := l.young(id); li != nil {
 		return li, nil
 	}
 	if exists, err := l.exists(ctx, storage, id); err != nil || !exists {
@@ -46,25 +36,44 @@ func (l *Lists) get(ctx context.Context, storage logical.Storage, id string) (*l
 	l.loading[id] = this
 	l.mu.Unlock()
 
-	defer func() {
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		if l.loading[id] == this { // nothing has changed meanwhile
-			delete(l.loading, id)
-			switch {
-			case this.err != nil:
-			case this.list != nil:
-				l.keep(this.list)
-			default:
-				delete(l.known, id) // it was removed
-			}
-		}
-		close(this.done)
-	}()
+	defer l.loadEnds(id, this)
 	ctx, cancel := store.Detach(ctx) // others may wait for it
 	defer cancel()
 	this.list, this.err = l.read(ctx, storage, id)
 	return this.list, this.err
+}
+
+// young returns a list that is in memory, if it may still be used.
+func (l *Lists) young(id string) *list {
+	limit := l.maxAge()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	li := l.inMemory(id)
+	if li == nil || limit == 0 {
+		return li
+	}
+	if age := l.clock().Sub(li.readAt); age < 0 || age >= limit {
+		l.forget(id)
+		return nil
+	}
+	return li
+}
+
+// loadEnds keeps what was loaded, and tells those who wait for it.
+func (l *Lists) loadEnds(id string, this *loading) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.loading[id] == this { // nothing has changed meanwhile
+		delete(l.loading, id)
+		switch {
+		case this.err != nil:
+		case this.list != nil:
+			l.keep(this.list)
+		default:
+			delete(l.known, id) // it was removed
+		}
+	}
+	close(this.done)
 }
 
 // exists reports whether there is a list of this id. What lists there are is

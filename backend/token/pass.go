@@ -206,11 +206,19 @@ func (t *Tokens) lastPass(ctx context.Context, storage logical.Storage) (*Pass, 
 	if err != nil {
 		return nil, err
 	}
-	if newest.Unix() >= p.StartedAt.Unix() {
-		t.tidying.wantAgain(true)
+	return t.tidying.takeOver(p, newest.Unix() >= p.StartedAt.Unix()), nil
+}
+
+// takeOver begins with a pass that was read, and perhaps the wish for another, unless
+// one is known by now: then what was read is of before.
+func (t *tidying) takeOver(read *Pass, again bool) *Pass {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.pass == nil {
+		t.pass = read
+		t.again = t.again || again
 	}
-	t.tidying.set(p)
-	return p, nil
+	return t.pass
 }
 
 func ignoreUndecodable(err error) error {
