@@ -139,9 +139,10 @@ func TestRevokeRoleWhileIssuing(t *testing.T) {
 		var issuers sync.WaitGroup
 		for range 4 {
 			issuers.Go(func() {
-				for range 150 {
+				for enough := false; !enough; {
 					mu.Lock()
 					late := killed
+					enough = len(after) > 100
 					mu.Unlock()
 					resp, err := m.backend.HandleRequest(context.Background(), &logical.Request{Operation: logical.ReadOperation, Path: "creds/" + role, Storage: m.storage, EntityID: "entity-1"})
 					if err != nil {
