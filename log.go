@@ -3,7 +3,6 @@ package tokens
 import (
 	"cmp"
 	"errors"
-	"slices"
 
 	"github.com/hashicorp/go-hclog"
 
@@ -79,22 +78,33 @@ func (l *batchLog) end() {
 // logEnded logs and counts the end of a token. Vault's audit log has no entry for a
 // lease that expires, so this line is the only trace of it.
 func (b *tokensBackend) logEnded(ended *token.Ended, err error) {
-	switch {
-	case err != nil || ended == nil:
-	case ended.Expired:
-		b.counts.expired.add(string(ended.TokenType))
-		b.Logger().Info("token expired", "token_id", ended.ID, "role", ended.Role, "token_type", ended.TokenType)
-	default:
-		b.counts.revoked.add(string(ended.TokenType))
-		b.Logger().Info("token revoked", "token_id", ended.ID, "role", ended.Role, "token_type", ended.TokenType)
+	if err == nil && ended != nil {
+		b.logEndedAt(hclog.Info, ended)
 	}
+}
+
+func (b *tokensBackend) logEndedAt(level hclog.Level, ended *token.Ended) {
+	message, counter := "token revoked", b.counts.revoked
+	if ended.Expired {
+		message, counter = "token expired", b.counts.expired
+	}
+	counter.add(string(ended.TokenType))
+	b.Logger().Log(level, message, "token_id", ended.ID, "role", ended.Role, "token_type", ended.TokenType)
 }
 
 // logTidied logs what a run of tidying did. Its error is that of work in the
 // background, which answers nobody.
 func (b *tokensBackend) logTidied(done *backend.TidyResult, err error) {
-	for _, ended := range slices.Concat(done.Tokens.Expired, done.Tokens.Ended) {
-		b.logEnded(ended, nil)
+	for _, expired := range done.Tokens.Expired {
+		b.logEnded(expired, nil)
+	}
+	// A kill switch, which has its own line and entry in the audit log, may have ended
+	// a million of them.
+	for _, ended := range done.Tokens.Ended {
+		b.logEndedAt(hclog.Debug, ended)
+	}
+	if n := len(done.Tokens.Ended); n > 0 {
+		b.Logger().Info("records of revoked tokens removed", "records", n)
 	}
 	if done.Lists != (statuslist.Tidied{}) {
 		b.Logger().Info("status lists tidied", "lists", done.Lists.Lists, "revocations", done.Lists.Revocations)
