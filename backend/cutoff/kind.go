@@ -186,9 +186,3 @@ func (k *kind) forget(id string, seconds int64) {
 		delete(k.known, id)
 	}
 }
-
-func (k *kind) isSuperseded(id string, seconds int64) bool {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	return k.known[id] > seconds
-}

@@ -32,6 +32,7 @@ func (t *tidying) kind(ctx context.Context, k *kind) error {
 	if err != nil {
 		return err
 	}
+	newest := newestOf(names)
 	rand.Shuffle(len(names), func(i, j int) { names[i], names[j] = names[j], names[i] })
 	var failed []error
 	for _, name := range names {
@@ -42,17 +43,32 @@ func (t *tidying) kind(ctx context.Context, k *kind) error {
 		if !ok {
 			continue // of a later version: not ours to remove
 		}
-		if err := t.entry(ctx, k, id, seconds); err != nil && ctx.Err() == nil {
+		if seconds < newest[id] {
+			err = t.remove(ctx, k, id, seconds)
+		} else {
+			err = t.entry(ctx, k, id, seconds)
+		}
+		if err != nil && ctx.Err() == nil {
 			failed = append(failed, fmt.Errorf("tidy cut-off: %w", err))
 		}
 	}
 	return errors.Join(failed...)
 }
 
-func (t *tidying) entry(ctx context.Context, k *kind, id string, seconds int64) error {
-	if k.isSuperseded(id, seconds) {
-		return t.remove(ctx, k, id, seconds)
+// newestOf returns the latest stored cut-off of each id. Only a stored one supersedes
+// another: one that is known here may have failed to be stored, and go with this
+// process.
+func newestOf(names []string) map[string]int64 {
+	newest := make(map[string]int64, len(names))
+	for _, name := range names {
+		if id, seconds, ok := parseName(name); ok {
+			newest[id] = max(newest[id], seconds)
+		}
 	}
+	return newest
+}
+
+func (t *tidying) entry(ctx context.Context, k *kind, id string, seconds int64) error {
 	// A token may have been on its way at the time, or the clock been wrong.
 	if at := timeOf(seconds); !t.now.After(at.Add(t.margin)) || !t.cleaned.After(at.Add(t.margin)) {
 		return nil
