@@ -52,6 +52,8 @@ func (t *Tokens) Revoke(ctx context.Context, storage logical.Storage, lease Leas
 	switch {
 	case err == nil && record == nil:
 		return t.revokeWithoutRecord(ctx, storage, ended, lease)
+	case err != nil && lease.Ref == (statuslist.Ref{}) && !errors.Is(err, store.ErrUndecodable):
+		// Its bit is in the record, which another try may read.
 	case err != nil: // unreadable or undecodable: it must go all the same
 		if err = t.setBit(ctx, storage, lease.Ref, lease.ID, lease.ExpiresAt); err == nil {
 			err = t.records.Delete(ctx, storage, lease.ID)
@@ -121,8 +123,9 @@ func (t *Tokens) revokeWithoutRecord(ctx context.Context, storage logical.Storag
 	err := t.freeSlot(ctx, storage, ended.ID, ended.Role)
 	if err == nil && lease.Ref != (statuslist.Ref{}) {
 		var status statuslist.Status
-		if _, status, err = t.lists.Status(ctx, storage, lease.Ref); err == nil && status == statuslist.Valid {
-			lost = true
+		if _, status, err = t.lists.Status(ctx, storage, lease.Ref); err == nil && status != statuslist.NotGiven {
+			lost = status == statuslist.Valid
+			// Also what is revoked: the write of a try before may have failed.
 			err = t.setBit(ctx, storage, lease.Ref, lease.ID, lease.ExpiresAt)
 		}
 	}
