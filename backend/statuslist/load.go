@@ -144,7 +144,7 @@ func (l *Lists) read(ctx context.Context, storage logical.Storage, id string) (*
 	for _, name := range names {
 		m, err := parseMark(name)
 		if err != nil {
-			return nil, fmt.Errorf("status list %s: %w", id, err)
+			return nil, fmt.Errorf("%w: status list %s: %w", store.ErrUndecodable, id, err)
 		}
 		li.revoked.add(m, false)
 		if m.unnamed {

@@ -146,6 +146,9 @@ func (l *Lists) EndRole(ctx context.Context, storage logical.Storage, role strin
 		li, err := l.get(ctx, storage, id)
 		if errors.Is(err, store.ErrUndecodable) {
 			done.Unreadable = append(done.Unreadable, id)
+			if err := l.endUnreadable(ctx, storage, id, role); err != nil {
+				return nil, err
+			}
 			continue
 		}
 		if err != nil {
@@ -202,6 +205,18 @@ func (l *Lists) endRole(ctx context.Context, storage logical.Storage, li *list, 
 	defer l.mu.Unlock()
 	l.mark(id, m, err != nil)
 	return err == nil, err
+}
+
+// endUnreadable marks all that a role can have on a list that cannot be decoded, since
+// it may be readable again, with a later version or a repaired entry. Nothing is given
+// out on it any more.
+func (l *Lists) endUnreadable(ctx context.Context, storage logical.Storage, id, role string) error {
+	m := mark{index: -1, role: role, blocks: listSize, expires: l.clock().Add(undatedMargin)}
+	err := l.revocations.Put(ctx, storage, id+"/"+m.name(), &Revocation{RevokedAt: l.clock()})
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.mark(id, m, err != nil)
+	return err
 }
 
 // Status returns the role that reserved a token's bit, "" if none did, and what

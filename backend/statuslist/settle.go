@@ -6,6 +6,7 @@ import (
 
 	"github.com/hashicorp/vault/sdk/logical"
 
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/store"
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/verify/format"
 )
 
@@ -138,7 +139,7 @@ func (l *Lists) readUnnamed(ctx context.Context, storage logical.Storage, name s
 	}
 	unnamed, err := format.DecodeStatusList(1, stored.Places, listSize/8)
 	if err != nil {
-		return fmt.Errorf("%s%s: %w", revokedPrefix, name, err)
+		return fmt.Errorf("%w: %s%s: %w", store.ErrUndecodable, revokedPrefix, name, err)
 	}
 	li.addUnnamed(unnamed)
 	return nil
