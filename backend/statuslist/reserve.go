@@ -246,7 +246,7 @@ func (l *Lists) Prolong(ctx context.Context, storage logical.Storage, id string,
 	if l.lasts(li, expires) {
 		return true, nil
 	}
-	w := l.writer(li.entry.Owner)
+	w := l.writer(l.ownerOf(li))
 	select {
 	case w.changes <- struct{}{}:
 	case <-ctx.Done():
@@ -271,6 +271,7 @@ func (l *Lists) Prolong(ctx context.Context, storage logical.Storage, id string,
 		return false, err
 	}
 	l.noteUntil(next)
+	delete(l.loading, id) // it may have read what was there before
 	l.change(li, func() { li.setEntry(next) })
 	return true, nil
 }
@@ -290,6 +291,12 @@ func (l *Lists) lasts(li *list, expires time.Time) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return !expires.After(li.entry.Until)
+}
+
+func (l *Lists) ownerOf(li *list) Owner {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return li.entry.Owner
 }
 
 func blockSize(taken int) int {
