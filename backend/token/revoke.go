@@ -123,7 +123,10 @@ func (t *Tokens) revokeWithoutRecord(ctx context.Context, storage logical.Storag
 	err := t.freeSlot(ctx, storage, ended.ID, ended.Role)
 	if err == nil && lease.Ref != (statuslist.Ref{}) {
 		var status statuslist.Status
-		if _, status, err = t.lists.Status(ctx, storage, lease.Ref); err == nil && status != statuslist.NotGiven {
+		_, status, err = t.lists.Status(ctx, storage, lease.Ref)
+		if errors.Is(err, store.ErrUndecodable) { // it may be readable again
+			err = t.setBit(ctx, storage, lease.Ref, lease.ID, lease.ExpiresAt)
+		} else if err == nil && status != statuslist.NotGiven {
 			lost = status == statuslist.Valid
 			// Also what is revoked: the write of a try before may have failed.
 			err = t.setBit(ctx, storage, lease.Ref, lease.ID, lease.ExpiresAt)

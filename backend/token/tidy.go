@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/vault/sdk/logical"
+
+	"github.com/vault-tokens/vault-plugin-secrets-tokens/backend/store"
 )
 
 const (
@@ -102,7 +104,9 @@ func (r *tidyRun) failUnlessOver(ctx context.Context, err error) (over bool) {
 		return true
 	}
 	r.pass.Failed++
-	r.inARow++
+	if !errors.Is(err, store.ErrUndecodable) { // the storage works
+		r.inARow++
+	}
 	if len(r.failed) < maxFailures {
 		r.failed = append(r.failed, err)
 	}
