@@ -224,10 +224,17 @@ func (b *tokensBackend) pathTokensDelete(ctx context.Context, req *logical.Reque
 	}
 	ended, err := b.engine.Tokens.Revoke(ctx, req.Storage, token.Lease{ID: id})
 	b.logEnded(ended, err)
-	if ended != nil || err != nil {
+	switch {
+	case err != nil:
 		return nil, err
+	case ended != nil && ended.Unmarked:
+		return warn([]string{
+			"the record could not be decoded, and is removed; the token's bit in a status list was in it: a JWT, or a token that verifiers remember, may be taken for valid until it expires. If you know its role, roles/<name>/revoke ends it",
+		}), nil
+	case ended != nil:
+		return nil, nil
 	}
 	return &logical.Response{Warnings: []string{
-		"no API key or bearer token has this id, so nothing was revoked; a JWT is revoked by its lease, or by presenting it at revoke",
+		"no token with a record has this id, so nothing was revoked; a JWT whose role does not track them is revoked by its lease, or by presenting it at revoke",
 	}}, nil
 }

@@ -189,7 +189,7 @@ func TestListOfUnreadable(t *testing.T) {
 		m.answers([]row{{operation: logical.ListOperation, path: "tokens/", data: map[string]any{"role": "api_key"}, want: map[string]any{}, warning: id}})
 	}
 	m.answers([]row{
-		{operation: logical.DeleteOperation, path: "tokens/" + id},
+		{operation: logical.DeleteOperation, path: "tokens/" + id, warning: "could not be decoded"},
 		{operation: logical.ListOperation, path: "tokens/", want: map[string]any{}},
 	})
 }
@@ -272,4 +272,17 @@ func TestTokensOnFaults(t *testing.T) {
 	if n := strings.Count(m.log.String(), "token revoked: token_id="+id); n != 1 {
 		t.Errorf("the log tells of the revocation %d times", n)
 	}
+}
+
+// The bit of a token was in its record: whoever removes one that cannot be decoded is
+// told what that means.
+func TestDeleteOfABadRecord(t *testing.T) {
+	m := newMount(t).withRoles()
+	id := m.must(logical.ReadOperation, "creds/bearer", nil).Data["token_id"].(string)
+	m.put("token/"+id[len(id)-1:]+"/"+id, "{")
+	m.restart()
+	m.answers([]row{
+		{operation: logical.DeleteOperation, path: "tokens/" + id, warning: "could not be decoded"},
+		{operation: logical.DeleteOperation, path: "tokens/" + id, warning: "no token with a record"},
+	})
 }

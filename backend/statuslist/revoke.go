@@ -142,30 +142,32 @@ func (l *Lists) EndRole(ctx context.Context, storage logical.Storage, role strin
 		return nil, err
 	}
 	done := &RoleEnded{}
+	var failed []error
 	for _, id := range ids {
-		li, err := l.get(ctx, storage, id)
-		if errors.Is(err, store.ErrUndecodable) {
-			done.Unreadable = append(done.Unreadable, id)
-			if err := l.endUnreadable(ctx, storage, id, role); err != nil {
-				return nil, err
-			}
-			continue
+		if ctx.Err() != nil || len(failed) >= maxFailures {
+			break
 		}
-		if err != nil {
-			return nil, err
-		}
-		if li == nil {
-			continue // removed meanwhile
-		}
-		ended, err := l.endRole(ctx, storage, li, role)
-		if err != nil {
-			return nil, err
-		}
-		if ended {
-			done.Lists++
+		if err := l.endRoleOn(ctx, storage, id, role, done); err != nil {
+			failed = append(failed, err) // what is wrong with one list keeps no other from it
 		}
 	}
-	return done, nil
+	return done, errors.Join(append(failed, ctx.Err())...)
+}
+
+func (l *Lists) endRoleOn(ctx context.Context, storage logical.Storage, id, role string, done *RoleEnded) error {
+	li, err := l.get(ctx, storage, id)
+	if errors.Is(err, store.ErrUndecodable) {
+		done.Unreadable = append(done.Unreadable, id)
+		return l.endUnreadable(ctx, storage, id, role)
+	}
+	if err != nil || li == nil { // nil: removed meanwhile
+		return err
+	}
+	ended, err := l.endRole(ctx, storage, li, role)
+	if ended {
+		done.Lists++
+	}
+	return err
 }
 
 // all returns the ids of all lists that there are.

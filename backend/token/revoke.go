@@ -21,6 +21,9 @@ type Ended struct {
 	TokenType role.TokenType
 	Role      string
 	Expired   bool // it had expired before, so this is its expiry
+	// Unmarked: its record could not be decoded, so that its bit is not known. If it
+	// is a JWT, or verifiers remember it, it may be taken for valid until it expires.
+	Unmarked bool
 }
 
 // ended describes the end of a token, now.
@@ -55,6 +58,7 @@ func (t *Tokens) Revoke(ctx context.Context, storage logical.Storage, lease Leas
 	case err != nil && lease.Ref == (statuslist.Ref{}) && !errors.Is(err, store.ErrUndecodable):
 		// Its bit is in the record, which another try may read.
 	case err != nil: // unreadable or undecodable: it must go all the same
+		ended.Unmarked = lease.Ref == statuslist.Ref{}
 		if err = t.setBit(ctx, storage, lease.Ref, lease.ID, lease.ExpiresAt); err == nil {
 			err = t.records.Delete(ctx, storage, lease.ID)
 		}

@@ -24,7 +24,7 @@ func TestRevoke(t *testing.T) {
 				t.Fatal(err)
 			}
 			ended, err := f.revoke(issued)
-			if err != nil || ended == nil || *ended != (Ended{issued.ID, issued.TokenType, name, false}) {
+			if err != nil || ended == nil || *ended != (Ended{ID: issued.ID, TokenType: issued.TokenType, Role: name}) {
 				t.Errorf("revoked %+v, %v", ended, err)
 			}
 			for _, when := range []string{"at once", "after a restart"} {
@@ -38,7 +38,7 @@ func TestRevoke(t *testing.T) {
 			}
 			f.now = kept.ExpiresAt
 			ended, err = f.revoke(kept)
-			if err != nil || ended == nil || *ended != (Ended{kept.ID, kept.TokenType, name, true}) {
+			if err != nil || ended == nil || *ended != (Ended{ID: kept.ID, TokenType: kept.TokenType, Role: name, Expired: true}) {
 				t.Errorf("expired %+v, %v", ended, err)
 			}
 		})
@@ -61,7 +61,7 @@ func TestRevokePossessed(t *testing.T) {
 	for _, name := range []string{"api_key", "bearer", "jwt"} {
 		issued := f.issue(name)
 		ended, err := f.RevokePossessed(f.ctx, f.storage, issued.Token)
-		if err != nil || ended == nil || *ended != (Ended{issued.ID, issued.TokenType, name, false}) || f.active(issued) {
+		if err != nil || ended == nil || *ended != (Ended{ID: issued.ID, TokenType: issued.TokenType, Role: name}) || f.active(issued) {
 			t.Errorf("%s: revoked %+v, %v", name, ended, err)
 		}
 	}
