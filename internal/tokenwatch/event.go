@@ -14,6 +14,10 @@ const (
 	KindRoleWrite    Kind = "role_write"    // create, update and patch
 	KindRoleRead     Kind = "role_read"     // a role, and the list
 	KindRoleDelete   Kind = "role_delete"   // roles/<name>
+	KindRoleRevoke   Kind = "role_revoke"   // roles/<name>/revoke: every token of the role
+	KindEntityRevoke Kind = "entity_revoke" // entities/<id>/revoke: every token of the entity
+	KindTidy         Kind = "tidy"          // tidy: a pass over all records, or a dry run
+	KindTidyCancel   Kind = "tidy_cancel"   // tidy/cancel
 	KindConfigWrite  Kind = "config_write"  // config
 	KindConfigRead   Kind = "config_read"   // config
 	KindKeyWrite     Kind = "key_write"     // keys/<name>
@@ -63,7 +67,7 @@ type Event struct {
 	Mount     string    `json:"mount,omitempty"`     // mount_point, with a slash at the end
 	Path      string    `json:"path,omitempty"`      // whole request path, mount included
 	Item      int       `json:"item,omitempty"`      // of a batch: which item it is, from 1
-	Name      string    `json:"name,omitempty"`      // named by the path: role, key, token id, audit device, lease or prefix
+	Name      string    `json:"name,omitempty"`      // named by the path: role, key, token id, entity, audit device, lease or prefix
 
 	// Who asked.
 	EntityID      string `json:"entity_id,omitempty"`
@@ -92,6 +96,10 @@ type Event struct {
 	AudienceFailed bool      `json:"audience_failed,omitempty"`
 	ClientIPFailed bool      `json:"client_ip_failed,omitempty"`
 	ClientIP       string    `json:"client_ip,omitempty"` // address the token was presented from; hashed unless tuned
+
+	// StatusLists is how many status lists had tokens that a kill switch of a role
+	// ended. 0 if the entry does not say.
+	StatusLists int64 `json:"status_lists,omitempty"`
 
 	// Settings that a role, config or tune request names; nil otherwise.
 	Settings *RequestSettings `json:"settings,omitempty"`

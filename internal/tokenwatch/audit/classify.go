@@ -62,8 +62,19 @@ func classifyEngine(e *tokenwatch.Event, rest string) tokenwatch.Kind {
 		e.TokenID = name
 		return byOperation(e.Operation, tokenwatch.KindTokenRead, tokenwatch.KindOther, tokenwatch.KindRevoke)
 	case "roles":
+		if role, ok := killed(e, name); ok {
+			e.Name, e.Role = role, role
+			return tokenwatch.KindRoleRevoke
+		}
 		e.Role = name
 		return byOperation(e.Operation, tokenwatch.KindRoleRead, tokenwatch.KindRoleWrite, tokenwatch.KindRoleDelete)
+	case "entities":
+		if entity, ok := killed(e, name); ok {
+			e.Name = entity
+			return tokenwatch.KindEntityRevoke
+		}
+	case "tidy":
+		return classifyTidy(e, name)
 	case "config":
 		return byOperation(e.Operation, tokenwatch.KindConfigRead, tokenwatch.KindConfigWrite, tokenwatch.KindOther)
 	case "keys":
@@ -82,6 +93,23 @@ func classifyEngine(e *tokenwatch.Event, rest string) tokenwatch.Kind {
 		if name != "" { // a list; without a name it is for those who have a policy
 			return tokenwatch.KindPublicRead
 		}
+	}
+	return tokenwatch.KindOther
+}
+
+// killed returns whose tokens a kill switch ends, <whose>/revoke, if name is one.
+func killed(e *tokenwatch.Event, name string) (whose string, ok bool) {
+	whose, ok = strings.CutSuffix(name, "/revoke")
+	return whose, ok && whose != "" && !strings.Contains(whose, "/") && writes(e.Operation)
+}
+
+func classifyTidy(e *tokenwatch.Event, name string) tokenwatch.Kind {
+	switch {
+	case !writes(e.Operation):
+	case name == "":
+		return tokenwatch.KindTidy
+	case name == "cancel":
+		return tokenwatch.KindTidyCancel
 	}
 	return tokenwatch.KindOther
 }

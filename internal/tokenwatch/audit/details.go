@@ -103,6 +103,10 @@ func (p *Parser) responseBody(s *scanner, e *tokenwatch.Event) (refused bool) {
 			}
 		case "retired":
 			retired = true
+		case "status_lists":
+			if n, ok := s.number(); ok && e.Kind == tokenwatch.KindRoleRevoke {
+				e.StatusLists = n
+			}
 		default:
 			if !p.tokenField(s, key, e) && set != nil {
 				p.setting(s, key, set)

@@ -148,10 +148,23 @@ func TestParse(t *testing.T) {
 		"hashed settings": {entry(`"data":{"allowed_scopes":["hmac-sha256:1"],"max_ttl":"hmac-sha256:2"},"operation":"update","path":"tokens/roles/x"`, ""), func(e *tokenwatch.Event) bool {
 			return e.Settings.MaxTTL == nil && len(e.Settings.AllowedScopes) == 1
 		}},
-		"no such path":    {entry(`"operation":"update","path":"tokens/oauth2/token"`, ""), func(e *tokenwatch.Event) bool { return e.Kind == tokenwatch.KindOther }},
-		"a status list":   {entry(`"operation":"read","path":"tokens/status/x"`, ""), func(e *tokenwatch.Event) bool { return e.Kind == tokenwatch.KindPublicRead }},
-		"figures":         {entry(`"operation":"read","path":"tokens/status"`, ""), func(e *tokenwatch.Event) bool { return e.Kind == tokenwatch.KindOther }},
-		"no such role":    {entry(`"operation":"update","path":"tokens/roles/x/revoke"`, ""), func(e *tokenwatch.Event) bool { return e.Kind == tokenwatch.KindRoleWrite && e.Role == "x/revoke" }},
+		"no such path":  {entry(`"operation":"update","path":"tokens/oauth2/token"`, ""), func(e *tokenwatch.Event) bool { return e.Kind == tokenwatch.KindOther }},
+		"a status list": {entry(`"operation":"read","path":"tokens/status/x"`, ""), func(e *tokenwatch.Event) bool { return e.Kind == tokenwatch.KindPublicRead }},
+		"figures":       {entry(`"operation":"read","path":"tokens/status"`, ""), func(e *tokenwatch.Event) bool { return e.Kind == tokenwatch.KindOther }},
+		"kill switch of a role": {entry(`"operation":"update","path":"tokens/roles/x/revoke"`, `"response":{"data":{"revoked_at":"hmac-sha256:1","status_lists":3,"tokens":7}},`), func(e *tokenwatch.Event) bool {
+			return e.Kind == tokenwatch.KindRoleRevoke && e.Role == "x" && e.Name == "x" && e.StatusLists == 3 && !e.Failed()
+		}},
+		"kill switch of an entity": {entry(`"operation":"update","path":"tokens/entities/1-2/revoke"`, ""), func(e *tokenwatch.Event) bool {
+			return e.Kind == tokenwatch.KindEntityRevoke && e.Name == "1-2" && e.Role == "" && e.EntityID == ""
+		}},
+		"an entity":       {entry(`"operation":"read","path":"tokens/entities/1-2"`, ""), func(e *tokenwatch.Event) bool { return e.Kind == tokenwatch.KindOther }},
+		"no kill switch":  {entry(`"operation":"read","path":"tokens/roles/x/revoke"`, ""), func(e *tokenwatch.Event) bool { return e.Kind == tokenwatch.KindRoleRead }},
+		"no such role":    {entry(`"operation":"update","path":"tokens/roles/x/y/revoke"`, ""), func(e *tokenwatch.Event) bool { return e.Kind == tokenwatch.KindRoleWrite && e.Role == "x/y/revoke" }},
+		"no role":         {entry(`"operation":"update","path":"tokens/roles//revoke"`, ""), func(e *tokenwatch.Event) bool { return e.Kind == tokenwatch.KindRoleWrite }},
+		"a role's lists":  {entry(`"operation":"read","path":"tokens/roles/x"`, `"response":{"data":{"status_lists":3}},`), func(e *tokenwatch.Event) bool { return e.Kind == tokenwatch.KindRoleRead && e.StatusLists == 0 }},
+		"tidy":            {entry(`"operation":"update","path":"tokens/tidy"`, ""), func(e *tokenwatch.Event) bool { return e.Kind == tokenwatch.KindTidy }},
+		"tidy/cancel":     {entry(`"operation":"update","path":"tokens/tidy/cancel"`, ""), func(e *tokenwatch.Event) bool { return e.Kind == tokenwatch.KindTidyCancel }},
+		"tidy/status":     {entry(`"operation":"read","path":"tokens/tidy/status"`, ""), func(e *tokenwatch.Event) bool { return e.Kind == tokenwatch.KindOther }},
 		"emergency path":  {entry(`"operation":"update","path":"tokens/keys/k/rotate-emergency"`, ""), func(e *tokenwatch.Event) bool { return e.Kind == tokenwatch.KindKeyEmergency && e.Name == "k" }},
 		"emergency flag":  {entry(`"data":{"emergency":true},"operation":"update","path":"tokens/keys/k/rotate"`, ""), func(e *tokenwatch.Event) bool { return e.Kind == tokenwatch.KindKeyEmergency && e.Name == "k" }},
 		"escaped strings": {entry(`"operation":"read","path":"tokens/creds/\u0061\"\\"`, ""), func(e *tokenwatch.Event) bool { return e.Role == `a"\` }},

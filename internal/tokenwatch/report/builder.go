@@ -104,7 +104,7 @@ func (t *Totals) countDone(kind tokenwatch.Kind) {
 		t.Issued = 1
 	case tokenwatch.KindLeaseRenew:
 		t.Renewed = 1
-	case tokenwatch.KindRevoke, tokenwatch.KindLeaseRevoke, tokenwatch.KindLeasePrefix:
+	case tokenwatch.KindRevoke, tokenwatch.KindRoleRevoke, tokenwatch.KindEntityRevoke, tokenwatch.KindLeaseRevoke, tokenwatch.KindLeasePrefix:
 		t.Revoked = 1
 	}
 }

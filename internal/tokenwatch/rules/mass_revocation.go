@@ -1,6 +1,7 @@
 package rules
 
 import (
+	"fmt"
 	"time"
 
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/internal/tokenwatch"
@@ -10,7 +11,7 @@ import (
 // response to an incident.
 type MassRevocation struct {
 	Common     `yaml:",inline"`
-	Threshold  int           `yaml:"threshold" help:"Tokens that one caller revokes one by one within the window. Revoking a lease prefix or all tokens of a role, and unmounting, raise an alert at once."`
+	Threshold  int           `yaml:"threshold" help:"Tokens that one caller revokes one by one within the window. Revoking a lease prefix, or all tokens of a role or an entity, and unmounting, raise an alert at once."`
 	Window     time.Duration `yaml:"window" help:"Length of the window."`
 	MaxClients int           `yaml:"max_clients" help:"Callers remembered."`
 }
@@ -41,11 +42,16 @@ func (r *massRevocation) Observe(e *tokenwatch.Event, emit func(tokenwatch.Alert
 	if e.Failed() || r.ignore.has(e) {
 		return
 	}
-	var title string
+	var title, more string
 	switch e.Kind {
 	case tokenwatch.KindRevoke, tokenwatch.KindLeaseRevoke:
 		r.count(e, emit)
 		return
+	case tokenwatch.KindRoleRevoke:
+		title = "Every token of a role was revoked"
+		more = fmt.Sprintf(" Status lists that had live tokens of the role: %d.", e.StatusLists)
+	case tokenwatch.KindEntityRevoke:
+		title = "Every token of an entity was revoked"
 	case tokenwatch.KindLeasePrefix:
 		title = "All leases under a prefix were revoked"
 	case tokenwatch.KindMountDisable:
@@ -54,7 +60,7 @@ func (r *massRevocation) Observe(e *tokenwatch.Event, emit func(tokenwatch.Alert
 		return
 	}
 	a := r.finding(e, string(e.Kind)+" "+e.Namespace+"/"+e.Path, title)
-	a.Detail = e.Operation + " " + e.Path + "."
+	a.Detail = e.Operation + " " + e.Path + "." + more
 	emit(a)
 }
 

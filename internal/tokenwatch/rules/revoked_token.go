@@ -1,6 +1,7 @@
 package rules
 
 import (
+	"cmp"
 	"encoding/hex"
 	"strings"
 	"time"
@@ -16,6 +17,9 @@ import (
 // token's HMAC is the same as when it was issued or last active, and the log
 // showed its expiry then: a token that is inactive earlier was revoked, by
 // whatever means.
+//
+// After a kill switch of a role or an entity, clients present dead tokens until they
+// have new ones. These are one finding, not one per token.
 type RevokedToken struct {
 	Common    `yaml:",inline"`
 	Grace     time.Duration `yaml:"grace" range:"0" help:"How long after a revocation in the log use of the token is not reported, which spares requests under way."`
@@ -40,6 +44,7 @@ func (s *RevokedToken) rule(b base) tokenwatch.Rule {
 		base: b, grace: s.Grace,
 		tokens: newLRU[tokenKey, *knownToken](s.MaxTokens),
 		ends:   newLRU[string, revocation](s.MaxTokens),
+		kills:  newLRU[string, revocation](s.MaxTokens),
 	}
 }
 
@@ -62,7 +67,9 @@ func keyOf(e *tokenwatch.Event) (tokenKey, bool) {
 
 type knownToken struct {
 	ID, Role, Kind, Lease string
+	Entity                string // that it was issued to
 	Expires               time.Time
+	Seen                  time.Time // when it was live for the last time
 }
 
 // revocation is one that the log shows.
@@ -76,6 +83,7 @@ type revokedToken struct {
 	grace  time.Duration
 	tokens *simplelru.LRU[tokenKey, *knownToken]
 	ends   *simplelru.LRU[string, revocation] // by HMAC, token id or lease id
+	kills  *simplelru.LRU[string, revocation] // of all tokens of a role or an entity
 }
 
 func (r *revokedToken) Observe(e *tokenwatch.Event, emit func(tokenwatch.Alert)) {
@@ -99,7 +107,16 @@ func (r *revokedToken) Observe(e *tokenwatch.Event, emit func(tokenwatch.Alert))
 		r.ended(e, how, e.TokenHash, e.TokenID)
 	case tokenwatch.KindLeaseRevoke:
 		r.ended(e, "through its lease, by "+who(e), e.LeaseID)
+	case tokenwatch.KindRoleRevoke:
+		r.kills.Add(killOf(e, "role", e.Role), revocation{e.Time, "with every token of role " + e.Role + ", by " + who(e)})
+	case tokenwatch.KindEntityRevoke:
+		r.kills.Add(killOf(e, "entity", e.Name), revocation{e.Time, "with every token of entity " + e.Name + ", by " + who(e)})
 	}
+}
+
+// killOf names the kill switch of a role or an entity of the event's mount.
+func killOf(e *tokenwatch.Event, what, name string) string {
+	return e.Namespace + "/" + e.Mount + " " + what + " " + name
 }
 
 func (r *revokedToken) learn(e *tokenwatch.Event) {
@@ -112,10 +129,14 @@ func (r *revokedToken) learn(e *tokenwatch.Event) {
 		t = &knownToken{}
 		r.tokens.Add(key, t)
 	}
-	t.ID, t.Role, t.Kind, t.Expires = e.TokenID, e.Role, e.TokenType, e.Expires
-	if e.LeaseID != "" {
-		t.Lease = e.LeaseID
+	t.ID, t.Kind, t.Expires, t.Seen = e.TokenID, e.TokenType, e.Expires, e.Time
+	entity := e.EntityID
+	if e.Kind == tokenwatch.KindIntrospect {
+		entity = e.ClientID // the caller is the API server
 	}
+	// These do not change; at the issue they are in clear, however the mount is tuned.
+	t.Role, t.Entity = cmp.Or(t.Role, e.Role), cmp.Or(t.Entity, entity)
+	t.Lease = cmp.Or(e.LeaseID, t.Lease)
 }
 
 func (r *revokedToken) ended(e *tokenwatch.Event, how string, ids ...string) {
@@ -135,36 +156,74 @@ func (r *revokedToken) check(e *tokenwatch.Event, emit func(tokenwatch.Alert)) {
 	if !known || !e.Time.Before(t.Expires) {
 		return
 	}
-	var end revocation
-	for _, id := range []string{e.TokenHash, t.ID, t.Lease} {
-		if at, ok := r.ends.Get(id); ok && id != "" {
-			end = at
-			break
-		}
+	a := r.presented(e, t)
+	end, ok := r.endOf(e, t)
+	if !ok {
+		end, ok = r.killed(e, t, &a)
 	}
-	if !end.At.IsZero() && e.Time.Before(end.At.Add(r.grace)) {
+	switch {
+	case !ok:
+		a.Detail = "Inactive before it expired, although no revocation in the log names it: it ended with its Vault login, lease prefix, role, entity or key."
+	case e.Time.Before(end.At.Add(r.grace)):
 		return
+	default:
+		a.Detail = "Revoked at " + end.At.Format(time.RFC3339) + " " + end.How + "." + a.Detail
 	}
+	emit(a)
+}
+
+// presented begins the alert about a token.
+func (r *revokedToken) presented(e *tokenwatch.Event, t *knownToken) tokenwatch.Alert {
 	a := r.finding(e, e.Mount+t.ID, "Revoked token was presented")
 	a.Who = "presented to API server " + a.Who
 	if e.ClientIP != "" {
 		a.Where = clientAddress(e.ClientIP)
 	}
 	a.TokenID, a.Role, a.LeaseID = t.ID, t.Role, t.Lease
-	a.Detail = "Inactive before it expired, although no revocation in the log names it: it ended with its Vault login, lease prefix, role or key."
-	if !end.At.IsZero() {
-		a.Detail = "Revoked at " + end.At.Format(time.RFC3339) + " " + end.How + "."
+	return a
+}
+
+// endOf returns the revocation of the token itself.
+func (r *revokedToken) endOf(e *tokenwatch.Event, t *knownToken) (revocation, bool) {
+	for _, id := range []string{e.TokenHash, t.ID, t.Lease} {
+		if end, ok := r.ends.Get(id); ok && id != "" {
+			return end, true
+		}
 	}
-	emit(a)
+	return revocation{}, false
+}
+
+// killed returns the kill switch that ended a token, and makes the alert one about
+// all tokens that it ended. A token that was live since ended in another way.
+func (r *revokedToken) killed(e *tokenwatch.Event, t *knownToken, a *tokenwatch.Alert) (revocation, bool) {
+	for _, of := range []struct{ what, name, title string }{
+		{"role", t.Role, "Tokens of a role were presented after all of them were revoked"},
+		{"entity", t.Entity, "Tokens of an entity were presented after all of them were revoked"},
+	} {
+		key := killOf(e, of.what, of.name)
+		end, ok := r.kills.Get(key)
+		if !ok || t.Seen.After(end.At) {
+			continue
+		}
+		a.Key, a.Title = key, of.title
+		a.Detail = " The last one that was presented: " + t.ID + "."
+		a.TokenID, a.LeaseID = "", ""
+		if of.what == "entity" {
+			a.Role, a.EntityID = "", t.Entity
+		}
+		return end, true
+	}
+	return revocation{}, false
 }
 
 type revokedTokenState struct {
 	Tokens dump[tokenKey, *knownToken]
 	Ends   dump[string, revocation]
+	Kills  dump[string, revocation]
 }
 
 func (r *revokedToken) Save() ([]byte, error) {
-	return encode(revokedTokenState{dumpOf(r.tokens), dumpOf(r.ends)})
+	return encode(revokedTokenState{dumpOf(r.tokens), dumpOf(r.ends), dumpOf(r.kills)})
 }
 
 func (r *revokedToken) Restore(state []byte) error {
@@ -174,5 +233,6 @@ func (r *revokedToken) Restore(state []byte) error {
 	}
 	s.Tokens.into(r.tokens)
 	s.Ends.into(r.ends)
+	s.Kills.into(r.kills)
 	return nil
 }

@@ -43,7 +43,7 @@ func observe(r tokenwatch.Rule, events ...tokenwatch.Event) (alerts []tokenwatch
 func introspection(at time.Duration, active bool, token string) tokenwatch.Event {
 	return tokenwatch.Event{
 		Time: start.Add(at), Kind: tokenwatch.KindIntrospect, Mount: "tokens/", Active: &active, Accessor: "a", RemoteAddress: "10.0.0.1",
-		TokenHash: fmt.Sprintf("%s%064x", tokenwatch.HashPrefix, hash(token)), TokenID: token, Expires: start.Add(time.Hour),
+		TokenHash: fmt.Sprintf("%s%032x%032d", tokenwatch.HashPrefix, hash(token), 0), TokenID: token, Expires: start.Add(time.Hour),
 	}
 }
 

@@ -37,7 +37,7 @@ func TestStateSurvives(t *testing.T) {
 // mix are events of all kinds, by many clients.
 func mix(n int) []tokenwatch.Event {
 	events := make([]tokenwatch.Event, n)
-	kinds := []tokenwatch.Kind{tokenwatch.KindIssue, tokenwatch.KindIntrospect, tokenwatch.KindIntrospect, tokenwatch.KindRevoke, tokenwatch.KindRoleWrite, tokenwatch.KindIntrospect, tokenwatch.KindKeyRotate, tokenwatch.KindLeaseRevoke}
+	kinds := []tokenwatch.Kind{tokenwatch.KindIssue, tokenwatch.KindIntrospect, tokenwatch.KindIntrospect, tokenwatch.KindRevoke, tokenwatch.KindRoleWrite, tokenwatch.KindIntrospect, tokenwatch.KindKeyRotate, tokenwatch.KindLeaseRevoke, tokenwatch.KindRoleRevoke}
 	for i := range events {
 		e := introspection(time.Duration(i)*100*time.Millisecond, i%3 != 0, fmt.Sprint("token", i%97))
 		e.Kind = kinds[i%len(kinds)]
@@ -75,7 +75,7 @@ func TestMemoryIsBounded(t *testing.T) {
 		e := tokenwatch.Event{
 			Time: start.Add(time.Duration(i) * time.Millisecond), Kind: tokenwatch.KindIntrospect, Mount: fmt.Sprintf("mount%d/", i%5000), Active: &active,
 			EntityID: id, Accessor: id, ClientID: id, RemoteAddress: fmt.Sprintf("10.%d.%d.%d", i>>16&255, i>>8&255, i&255), ClientIP: fmt.Sprintf("2001:db8:%x::1", i),
-			TokenID: id, TokenType: []string{"api_key", "jwt"}[i%2], TokenHash: fmt.Sprintf("%s%064x", tokenwatch.HashPrefix, i), Expires: start.Add(100 * time.Hour), Role: id, LeaseID: id,
+			TokenID: id, TokenType: []string{"api_key", "jwt"}[i%2], TokenHash: fmt.Sprintf("%s%032x%032d", tokenwatch.HashPrefix, i, 0), Expires: start.Add(100 * time.Hour), Role: id, LeaseID: id,
 		}
 		switch i % 5 {
 		case 0:
@@ -86,6 +86,9 @@ func TestMemoryIsBounded(t *testing.T) {
 			e.Kind, e.Active, e.Denied = tokenwatch.KindIssue, nil, true
 		case 3:
 			e.Kind, e.Active = tokenwatch.KindRevoke, nil
+		}
+		if i%7 == 0 {
+			e.Kind, e.Active, e.Name = tokenwatch.KindEntityRevoke, nil, id
 		}
 		for _, r := range list {
 			r.Observe(&e, func(tokenwatch.Alert) {})
