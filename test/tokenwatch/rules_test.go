@@ -65,6 +65,32 @@ func (w *watched) workday() {
 	w.as(w.operator, "PATCH", "tokens/roles/watched-bearer", fields{"allowed_scopes": []string{"orders:read"}})
 	w.as(w.operator, "GET", "tokens/config", nil)
 	w.as(w.operator, "POST", "tokens/keys/daily", fields{"algorithm": "ES256"})
+	w.operate()
+}
+
+// operate is what an operator does who looks after the engine and ends nothing.
+func (w *watched) operate() {
+	w.as(w.operator, "POST", "tokens/roles/tracked", vaulttest.JWT.RoleBody().With(fields{"track": true}))
+	w.as(w.operator, "PATCH", "tokens/roles/tracked", fields{"track": false})
+	w.Issue("watched-api_key", nil)
+	for _, query := range []string{"", "?role=watched-api_key&limit=10", "?entity_id=" + w.Entity} {
+		w.as(w.operator, "LIST", "tokens/tokens"+query, nil)
+	}
+	w.attempt(w.Client(w.operator), "GET", "tokens/entities/"+w.Entity, nil)
+	w.as(w.operator, "POST", "tokens/tidy", fields{"dry_run": true})
+	w.as(w.operator, "GET", "tokens/tidy/status", nil)
+	w.as(w.operator, "POST", "tokens/tidy", nil)
+	w.as(w.operator, "POST", "tokens/tidy/cancel", nil)
+}
+
+// presentAll presents tokens that were all revoked at once: want is the one alert
+// about them.
+func (w *watched) presentAll(tokens []*vaulttest.Issued, want *alerted) {
+	w.T.Helper()
+	for _, token := range tokens {
+		w.WantInactive(token.Data.Token)
+	}
+	want.Count, want.Who = len(tokens), "presented to API server token-api"
 }
 
 // TestRules has a real Vault write what an attack leaves in its audit log,
@@ -234,6 +260,39 @@ var attacks = []struct {
 		}
 		want.TokenID, want.Detail = token.Data.TokenID, "no revocation in the log names it"
 	}},
+	{"revoked_token", "those of a role, after its kill switch", "critical", "", func(w *watched, want *alerted) {
+		var tokens []*vaulttest.Issued
+		for range 12 {
+			tokens = append(tokens, w.Issue("watched-bearer", nil))
+		}
+		w.WantActive(tokens[0])
+		other := w.Issue("watched-api_key", nil)
+		w.as(w.operator, "POST", "tokens/roles/watched-bearer/revoke", nil)
+		w.presentAll(tokens, want)
+		w.WantActive(other)
+		w.WantActive(w.Issue("watched-bearer", nil)) // the client's next one
+		want.Role, want.Detail = "watched-bearer", "with every token of role watched-bearer, by userpass-operator"
+	}},
+	{"revoked_token", "those of an entity, after its kill switch", "critical", "", func(w *watched, want *alerted) {
+		login, entity, err := w.NewUser(w.Ctx, "leaver", vaulttest.AppPolicy)
+		if err != nil {
+			w.T.Fatal(err)
+		}
+		var tokens []*vaulttest.Issued
+		for _, k := range vaulttest.TokenTypes {
+			token, err := w.IssueAt(w.Ctx, w.Client(login), w.Mount, "watched-"+k.Name, nil)
+			if err != nil {
+				w.T.Fatal(err)
+			}
+			w.WantActive(token)
+			tokens = append(tokens, token)
+		}
+		other := w.Issue("watched-bearer", nil)
+		w.as(w.operator, "POST", "tokens/entities/"+entity+"/revoke", nil)
+		w.presentAll(tokens, want)
+		w.WantActive(other)
+		want.EntityID, want.Detail = entity, "with every token of entity "+entity+", by userpass-operator"
+	}},
 	{"outside_bound_cidrs", "a leaked token", "critical", "", func(w *watched, want *alerted) {
 		token := w.Issue("bound", nil)
 		w.Introspect(token.Data.Token, fields{"client_ip": "192.0.2.1"})
@@ -296,6 +355,22 @@ var attacks = []struct {
 		w.Issue("watched-api_key", nil)
 		w.as(w.operator, "PUT", "sys/leases/revoke-prefix/tokens/creds/watched-api_key", fields{"sync": true})
 		want.Who, want.Detail = "userpass-operator", "revoke-prefix/tokens/creds/watched-api_key"
+	}},
+	{"mass_revocation", "the kill switch of a role", "critical", "", func(w *watched, want *alerted) {
+		w.Issue("watched-api_key", nil)
+		w.attempt(w.Client(w.outsider), "POST", "tokens/roles/bound/revoke", nil) // refused
+		w.as(w.operator, "POST", "tokens/roles/watched-api_key/revoke", nil)
+		w.as(w.operator, "POST", "tokens/tidy/cancel", nil)
+		want.Count, want.Who, want.Role = 1, "userpass-operator", "watched-api_key"
+		want.Detail = "tokens/roles/watched-api_key/revoke. Status lists that had live tokens of the role: 1."
+	}},
+	{"mass_revocation", "the kill switch of an entity", "critical", "", func(w *watched, want *alerted) {
+		_, entity, err := w.NewUser(w.Ctx, "victim", vaulttest.AppPolicy)
+		if err != nil {
+			w.T.Fatal(err)
+		}
+		w.as(w.operator, "POST", "tokens/entities/"+entity+"/revoke", nil)
+		want.Count, want.Who, want.Detail = 1, "userpass-operator", "tokens/entities/"+entity+"/revoke"
 	}},
 	{"role_widened", "scopes, networks and times", "warning", "", func(w *watched, want *alerted) {
 		w.as(w.operator, "POST", "tokens/roles/growing", fields{"token_type": "bearer", "allowed_scopes": "a:*", "bound_cidrs": "10.0.0.0/8", "max_ttl": "1h"})

@@ -21,7 +21,12 @@ const (
 	operatorPolicy = `
 path "tokens/roles/*"  { capabilities = ["create", "read", "update", "patch", "delete"] }
 path "tokens/config"   { capabilities = ["read", "update"] }
-path "tokens/tokens/*" { capabilities = ["read", "delete"] }
+path "tokens/roles/+/revoke"    { capabilities = ["update"] }
+path "tokens/entities/*" { capabilities = ["read", "update"] }
+path "tokens/tidy"     { capabilities = ["update"] }
+path "tokens/tidy/*"   { capabilities = ["read", "update"] }
+path "tokens/tokens"   { capabilities = ["list"] }
+path "tokens/tokens/*" { capabilities = ["read", "delete", "list"] }
 path "tokens/keys/*"   { capabilities = ["create", "read", "update", "delete"] }
 path "sys/leases/revoke/tokens/*" { capabilities = ["update"] }
 path "sys/leases/revoke-prefix/tokens/*" { capabilities = ["update", "sudo"] }

@@ -59,6 +59,7 @@ func TestKillSwitch(t *testing.T) {
 		refused := test.kill
 		refused.Time, refused.Denied = start, true
 		observe(r, refused, byID, test.kill, issue(61*time.Second, "later"))
+		r = restarted(t, r)
 
 		keys := map[string]bool{}
 		for i := range many {

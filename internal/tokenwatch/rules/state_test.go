@@ -34,6 +34,20 @@ func TestStateSurvives(t *testing.T) {
 	}
 }
 
+// restarted is a rule after a restart of tokenwatch.
+func restarted(t *testing.T, r tokenwatch.Rule) tokenwatch.Rule {
+	t.Helper()
+	state, err := r.Save()
+	if err != nil {
+		t.Fatal(err)
+	}
+	fresh := newRule(t, Defaults(), nil, r.Name())
+	if err := fresh.Restore(state); err != nil {
+		t.Fatal(err)
+	}
+	return fresh
+}
+
 // mix are events of all kinds, by many clients.
 func mix(n int) []tokenwatch.Event {
 	events := make([]tokenwatch.Event, n)
