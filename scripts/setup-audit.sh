@@ -36,14 +36,16 @@ TEXT
 # in a role's `metadata` or `claims`: a value under the key `scope` there is
 # written in clear. That is why generic names (`key`, `id`, `subject`) are not
 # listed, and above all not `token`. `sub` and `client_ip` are not listed because
-# they may be personal data; equal values still have equal HMACs.
+# they may be personal data; equal values still have equal HMACs. Nor is
+# `display_name`, which is often a person's: `entity_id`, which Vault writes in clear
+# with each request anyway, says no less and names nobody.
 #
 # Requests hold what callers sent, mistakes included: a token in the wrong field
 # must not appear in clear. So no field of a request that carries a token
 # (introspect: client_ip, required_scopes, audience) is listed, nor `token_id`
 # and `role`, which no body needs. The responses show what was granted.
 request_keys="token_type allowed_scopes allowed_audiences allowed_metadata standby_introspection default_scopes scopes audiences ttl max_ttl not_before_leeway generate_lease max_tokens prefix bound_cidrs algorithm issuer"
-response_keys="token_id token_type role scope scopes audience aud client_id iss jti kid issued_at expires_at allowed_scopes allowed_audiences allowed_metadata default_scopes audiences standby_introspection prefix bound_cidrs algorithm issuer"
+response_keys="token_id token_type role scope scopes audience aud client_id entity_id iss jti kid issued_at expires_at revoked_at allowed_scopes allowed_audiences allowed_metadata default_scopes audiences standby_introspection prefix bound_cidrs algorithm issuer"
 
 # Keys whose value is a secret in some request or response.
 secret_keys="token http_raw_body"

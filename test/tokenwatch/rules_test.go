@@ -77,7 +77,7 @@ func (w *watched) operate() {
 		w.as(w.operator, "LIST", "tokens/tokens"+query, nil)
 	}
 	w.attempt(w.Client(w.operator), "GET", "tokens/entities/"+w.Entity, nil)
-	w.as(w.operator, "POST", "tokens/tidy", fields{"dry_run": true})
+	w.attempt(w.Client(w.operator), "POST", "tokens/tidy", fields{"dry_run": true}) // refused while a pass is under way
 	w.as(w.operator, "GET", "tokens/tidy/status", nil)
 	w.as(w.operator, "POST", "tokens/tidy", nil)
 	w.as(w.operator, "POST", "tokens/tidy/cancel", nil)

@@ -102,13 +102,56 @@ func TestRecordedEntries(t *testing.T) {
 		}
 	}
 	for _, kind := range []tokenwatch.Kind{
-		tokenwatch.KindIssue, tokenwatch.KindIntrospect, tokenwatch.KindRevoke, tokenwatch.KindTokenRead, tokenwatch.KindRoleWrite, tokenwatch.KindRoleRead, tokenwatch.KindRoleDelete, tokenwatch.KindConfigWrite, tokenwatch.KindConfigRead,
+		tokenwatch.KindIssue, tokenwatch.KindIntrospect, tokenwatch.KindRevoke, tokenwatch.KindTokenRead, tokenwatch.KindRoleWrite, tokenwatch.KindRoleRead, tokenwatch.KindRoleDelete, tokenwatch.KindRoleRevoke, tokenwatch.KindEntityRevoke, tokenwatch.KindTidy, tokenwatch.KindTidyCancel, tokenwatch.KindConfigWrite, tokenwatch.KindConfigRead,
 		tokenwatch.KindKeyWrite, tokenwatch.KindKeyRead, tokenwatch.KindKeyRotate, tokenwatch.KindKeyEmergency, tokenwatch.KindKeyDelete, tokenwatch.KindPublicRead,
 		tokenwatch.KindLeaseRenew, tokenwatch.KindLeaseRevoke, tokenwatch.KindLeasePrefix, tokenwatch.KindAuditDisable, tokenwatch.KindAuditEnable, tokenwatch.KindMountTune, tokenwatch.KindMountDisable, tokenwatch.KindOtherMounts,
 	} {
 		if kinds[kind] == 0 {
 			t.Errorf("no recorded entry is of kind %s", kind)
 		}
+	}
+}
+
+// Kill switches and tidying, as a real Vault recorded them.
+func TestRecordedOperators(t *testing.T) {
+	for path, want := range map[string]tokenwatch.Event{
+		"roles/watched-api_key/revoke":                         {Kind: tokenwatch.KindRoleRevoke, Name: "watched-api_key", Role: "watched-api_key", StatusLists: 1, DisplayName: "userpass-operator"},
+		"roles/bound/revoke":                                   {Kind: tokenwatch.KindRoleRevoke, Name: "bound", Role: "bound", Denied: true, DisplayName: "userpass-outsider"},
+		"entities/e5c18e47-57ed-69fa-b130-53bb303f2b76/revoke": {Kind: tokenwatch.KindEntityRevoke, Name: "e5c18e47-57ed-69fa-b130-53bb303f2b76", DisplayName: "userpass-operator"},
+		"entities/a@b/revoke":                                  {Kind: tokenwatch.KindEntityRevoke, Name: "a@b", Invalid: true, DisplayName: "userpass-operator"},
+		"entities/e5c18e47-57ed-69fa-b130-53bb303f2b76":        {Kind: tokenwatch.KindOther, Name: "e5c18e47-57ed-69fa-b130-53bb303f2b76", DisplayName: "userpass-operator"},
+		"tidy":        {Kind: tokenwatch.KindTidy, DisplayName: "userpass-operator"},
+		"tidy/cancel": {Kind: tokenwatch.KindTidyCancel, Name: "cancel", DisplayName: "userpass-operator"},
+		"tidy/status": {Kind: tokenwatch.KindOther, Name: "status", DisplayName: "userpass-operator"},
+	} {
+		seen := 0
+		for _, e := range eventsOf(t, path) {
+			if e.Phase != tokenwatch.PhaseResponse || e.Kind == tokenwatch.KindOtherMounts {
+				continue
+			}
+			seen++
+			got := tokenwatch.Event{Kind: e.Kind, Name: e.Name, Role: e.Role, StatusLists: e.StatusLists, Denied: e.Denied, Invalid: e.Invalid, DisplayName: e.DisplayName}
+			if got != want {
+				t.Errorf("%s: %+v, want %+v", path, got, want)
+			}
+		}
+		if seen != 1 {
+			t.Errorf("%s: %d events", path, seen)
+		}
+	}
+	// What a list says of its tokens is not about the request.
+	var listed int
+	for _, e := range eventsOf(t, "tokens/") {
+		if e.Operation != "list" {
+			continue
+		}
+		listed++
+		if e.Kind != tokenwatch.KindTokenRead || e.TokenID != "" || e.Role != "" || e.TokenType != "" || e.Failed() {
+			t.Errorf("%+v", e)
+		}
+	}
+	if listed != 2 {
+		t.Errorf("%d lists", listed)
 	}
 }
 
