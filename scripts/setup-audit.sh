@@ -37,8 +37,8 @@ TEXT
 # written in clear. That is why generic names (`key`, `id`, `subject`) are not
 # listed, and above all not `token`. `sub` and `client_ip` are not listed because
 # they may be personal data; equal values still have equal HMACs. Nor is
-# `display_name`, which is often a person's: `entity_id`, which Vault writes in clear
-# with each request anyway, says no less and names nobody.
+# `display_name`, often a person's name: `entity_id` says whose a token is, and Vault
+# writes the caller's in clear with every request.
 #
 # Requests hold what callers sent, mistakes included: a token in the wrong field
 # must not appear in clear. So no field of a request that carries a token

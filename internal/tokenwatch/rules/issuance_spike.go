@@ -25,7 +25,7 @@ func (s *IssuanceSpike) definition() definition {
 		name:     "issuance_spike",
 		settings: s,
 		meaning:  "A role issues far more tokens than usual: a client lost its cache or is in a loop, or someone is stockpiling tokens.",
-		advice:   "Find the entity that requests them. Set max_tokens on the role. If it is an attack, revoke the entity's Vault tokens and then the role's leases (vault lease revoke -prefix <mount>/creds/<role>).",
+		advice:   "Find the entity that requests them. Set max_tokens on the role. If it is an attack, revoke the entity's Vault tokens and then every token of the role (vault write -f <mount>/roles/<role>/revoke).",
 	}
 }
 
