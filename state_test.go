@@ -40,9 +40,17 @@ type oldToken struct {
 	About  string          `json:"about"`
 	Role   string          `json:"role"`
 	Token  string          `json:"token"`
-	State  string          `json:"state"` // live, revoked, expired, or dropped with its key
+	State  string          `json:"state"` // live, revoked, expired, dropped with its key, ended with its role, or cut off with its entity
 	Lease  map[string]any  `json:"lease"` // internal data; nil without a lease
+	// Place is an opaque token's in the status lists. Early builds gave it none.
+	Place *oldPlace `json:"place"`
 	Answer json.RawMessage `json:"answer"`
+}
+
+// oldPlace is a place as answers and claims name it.
+type oldPlace struct {
+	URI   string `json:"uri"`
+	Index int    `json:"idx"`
 }
 
 func (t *oldToken) live() bool { return t.State == "live" }
@@ -128,6 +136,8 @@ func (m *oldMount) withNewFields(path string, answer json.RawMessage) json.RawMe
 	switch {
 	case path == "tokens/":
 		return m.withKeyInfo(answer)
+	case strings.HasPrefix(path, "tokens/"):
+		return m.withoutLastSeen(answer)
 	case path == "config":
 		added = `{"allowed_audiences": ["*"], "standby_introspection": "forward"}`
 	case strings.HasPrefix(path, "roles/") && path != "roles/":
@@ -149,6 +159,19 @@ func (m *oldMount) withNewFields(path string, answer json.RawMessage) json.RawMe
 		m.t.Fatal(path, err)
 	}
 	return all
+}
+
+// withoutLastSeen takes from an answer what the process knew that gave it, and had
+// not stored yet.
+func (m *oldMount) withoutLastSeen(answer json.RawMessage) json.RawMessage {
+	m.t.Helper()
+	token := m.decode(answer).(map[string]any)
+	delete(token, "last_introspected_at")
+	raw, err := json.Marshal(token)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	return raw
 }
 
 // withKeyInfo makes of a list of all records, which is what an early build
@@ -247,35 +270,74 @@ func (m *oldMount) expectUnchanged(but ...string) {
 
 func (m *oldMount) checkStatusLists() {
 	m.t.Helper()
-	revoked := map[string][]int{}
+	revoked, jwts, ended := map[string][]int{}, map[string]bool{}, map[string]bool{}
 	for _, token := range m.state.Tokens {
-		if !token.isJWT() {
+		at, ok := m.place(token)
+		if !ok {
 			continue
 		}
-		uri, index := m.place(token.Token)
-		if revoked[uri] == nil {
-			revoked[uri] = []int{}
+		if revoked[at.URI] == nil {
+			revoked[at.URI] = []int{}
 		}
-		if token.State == "revoked" {
-			revoked[uri] = append(revoked[uri], index)
+		jwts[at.URI] = token.isJWT()
+		switch token.State {
+		case "ended":
+			ended[at.URI] = true
+			fallthrough
+		case "revoked":
+			revoked[at.URI] = append(revoked[at.URI], at.Index)
 		}
 	}
-	if len(revoked) == 0 {
-		m.t.Fatal("no JWT in the fixture")
+	if len(jwts) == 0 {
+		m.t.Fatal("no place in the fixture")
 	}
 	for uri, want := range revoked {
 		slices.Sort(want)
-		if got := m.statusList(uri); !slices.Equal(got, want) {
+		got := m.statusList(uri)
+		if ended[uri] || !jwts[uri] { // with all that the role reserved, or that has no record
+			got = m.onlyIssued(uri, got)
+		}
+		if !slices.Equal(got, want) {
 			m.t.Errorf("%s: revoked are %v, want %v", uri, got, want)
 		}
 	}
 }
 
-// place is where the token's status claim says that it stands.
-func (m *oldMount) place(token string) (uri string, index int) {
+// onlyIssued returns the indexes at which a token of the fixture stands.
+func (m *oldMount) onlyIssued(uri string, indexes []int) []int {
+	issued := map[int]bool{}
+	for _, token := range m.state.Tokens {
+		if at, ok := m.place(token); ok && at.URI == uri {
+			issued[at.Index] = true
+		}
+	}
+	return slices.DeleteFunc(indexes, func(i int) bool { return !issued[i] })
+}
+
+// place is where a token stands; an opaque one of an early build stands nowhere.
+func (m *oldMount) place(token oldToken) (at oldPlace, ok bool) {
 	m.t.Helper()
-	status := m.claims(token)["status"].(map[string]any)["status_list"].(map[string]any)
-	return status["uri"].(string), int(status["idx"].(float64))
+	switch {
+	case token.isJWT():
+		return m.placeIn(m.claims(token.Token)), true
+	case token.Place != nil:
+		return *token.Place, true
+	}
+	return oldPlace{}, false
+}
+
+// placeIn reads the status of claims, or of an answer of introspection.
+func (m *oldMount) placeIn(claims map[string]any) (at oldPlace) {
+	m.t.Helper()
+	status, _ := claims["status"].(map[string]any)
+	raw, err := json.Marshal(status["status_list"])
+	if err == nil {
+		err = json.Unmarshal(raw, &at)
+	}
+	if err != nil || at.URI == "" {
+		m.t.Fatalf("no place in %v: %v", claims, err)
+	}
+	return at
 }
 
 // reserved is how many indexes of a list the earlier build may have given out.
@@ -339,26 +401,20 @@ func (m *oldMount) statusList(uri string) (set []int) {
 	return set
 }
 
-// checkIssue has every role issue. No JWT may get the place of another.
+// checkIssue has every role issue. No token may get the place of another.
 func (m *oldMount) checkIssue() {
 	m.t.Helper()
-	type place struct {
-		uri   string
-		index int
-	}
-	taken := map[place]string{}
-	take := func(about, token string) {
+	taken := map[oldPlace]string{}
+	take := func(about string, at oldPlace) {
 		m.t.Helper()
-		var at place
-		at.uri, at.index = m.place(token)
 		if other, twice := taken[at]; twice {
 			m.t.Errorf("%s has the place of %s", about, other)
 		}
 		taken[at] = about
 	}
 	for _, token := range m.state.Tokens {
-		if token.isJWT() {
-			take(token.About, token.Token)
+		if at, ok := m.place(token); ok {
+			take(token.About, at)
 		}
 	}
 	for _, name := range m.list("roles/") {
@@ -367,9 +423,7 @@ func (m *oldMount) checkIssue() {
 		}
 		issued := m.must(logical.ReadOperation, "creds/"+name, nil).Data
 		m.expect("a new token of role "+name, issued["token"].(string), true)
-		if issued["token_type"] == "jwt" {
-			take("a new token of role "+name, issued["token"].(string))
-		}
+		take("a new token of role "+name, m.placeIn(m.introspect(issued["token"].(string))))
 	}
 	m.expectUnchanged()
 }
@@ -495,10 +549,10 @@ func (m *oldMount) checkRevokeByLease() {
 func (m *oldMount) checkEnded(token oldToken) {
 	m.t.Helper()
 	m.expect(token.About, token.Token, false)
-	if !token.isJWT() || !token.live() {
+	if !token.live() {
 		return
 	}
-	if uri, index := m.place(token.Token); !slices.Contains(m.statusList(uri), index) {
+	if at, ok := m.place(token); ok && !slices.Contains(m.statusList(at.URI), at.Index) {
 		m.t.Errorf("%s: is not in its status list", token.About)
 	}
 }

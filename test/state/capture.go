@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -41,21 +40,23 @@ type check struct {
 }
 
 // capture reads what the engine answers and what it has stored.
-func capture(ctx context.Context, server *vaulttest.Server, tokens []*token) (*fixture, error) {
-	s := &session{ctx: ctx, root: server.Root()}
-	f := &fixture{ClientIP: clientIP, Tokens: tokens, Reads: map[string]json.RawMessage{}}
+func capture(s *session) (*fixture, error) {
+	f := &fixture{ClientIP: clientIP, Tokens: s.tokens, Reads: map[string]json.RawMessage{}}
 	f.Build.Version, _ = mount(s)["running_plugin_version"].(string)
 	f.Build.Vault, _ = s.call(s.root, "GET", "sys/seal-status", nil).Body["version"].(string)
-	for _, t := range tokens {
+	for _, t := range s.tokens {
 		s.describe(t)
 	}
-	f.Checks = s.checks(tokens)
+	f.Checks = s.checks(s.tokens)
 	s.read(f.Reads, "config", "jwks", ".well-known/openid-configuration", ".well-known/oauth-authorization-server")
 	for _, folder := range []string{"roles/", "keys/", "tokens/"} {
 		s.read(f.Reads, folder)
 		for _, name := range s.list("tokens/" + folder) {
 			s.read(f.Reads, folder+name)
 		}
+	}
+	for _, id := range s.entities {
+		s.read(f.Reads, "entities/"+id)
 	}
 	f.Storage = s.storage()
 	f.Made = time.Now().UTC().Truncate(time.Second)

@@ -56,11 +56,11 @@ func run(ctx context.Context, revision, out string) error {
 		return err
 	}
 	defer server.Close()
-	tokens, err := act(ctx, server)
+	acted, err := act(ctx, server)
 	if err != nil {
 		return err
 	}
-	made, err := capture(ctx, server, tokens)
+	made, err := capture(acted)
 	if err != nil {
 		return err
 	}

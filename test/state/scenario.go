@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"strings"
 	"time"
 
@@ -17,6 +18,8 @@ const (
 	revoked = "revoked"
 	expired = "expired"
 	dropped = "dropped" // with the key that signed it
+	ended   = "ended"   // with all that its role had issued
+	cutOff  = "cut off" // with all that its entity had; no list can say so, as it has no record
 )
 
 // token is one that was issued, and what has to be known of it later.
@@ -27,6 +30,8 @@ type token struct {
 	State string `json:"state"`
 	// Lease is the internal data of the lease as Vault stores it, nil without.
 	Lease map[string]string `json:"lease,omitempty"`
+	// Place is an opaque token's in the status lists; a JWT names its own.
+	Place object `json:"place,omitempty"`
 	// Answer is that of introspection.
 	Answer object `json:"answer"`
 
@@ -42,6 +47,7 @@ type session struct {
 	ctx        context.Context
 	root, user *vaulttest.Client
 	tokens     []*token
+	entities   []string // whose tokens were revoked
 	err        error
 }
 
@@ -67,6 +73,10 @@ func (s *session) issueTo(c *vaulttest.Client, about, role string, body object) 
 	resp := s.call(c, "POST", "tokens/creds/"+role, body)
 	t := &token{About: about, Role: role, State: live, Token: resp.String("token"), id: resp.String("token_id")}
 	t.leaseID, _ = resp.Body["lease_id"].(string)
+	if resp.String("token_type") != "jwt" {
+		status, _ := s.introspect(object{"token": t.Token, "client_ip": clientIP})["status"].(object)
+		t.Place, _ = status["status_list"].(object)
+	}
 	s.tokens = append(s.tokens, t)
 	return t
 }
@@ -92,21 +102,14 @@ func (s *session) revokeByPossession(t *token) {
 
 // awaitExpiry waits until a token that is about to expire has done so.
 func (s *session) awaitExpiry(t *token) {
-	if s.err != nil {
-		return
-	}
-	s.err = suite.Poll(s.ctx, 30*time.Second, func() (bool, error) {
-		resp, err := s.root.Must(s.ctx, "POST", "tokens/introspect", object{"token": t.Token, "client_ip": clientIP})
-		if err != nil {
-			return false, err
-		}
-		return resp.Data()["active"] == false, errors.New(t.About + ": still active")
+	s.await(t.About+" expires", func() bool {
+		return s.introspect(object{"token": t.Token, "client_ip": clientIP})["active"] == false
 	})
 	t.State = expired
 }
 
-// act has the engine store something of every kind, and returns the tokens.
-func act(ctx context.Context, server *vaulttest.Server) ([]*token, error) {
+// act has the engine store something of every kind.
+func act(ctx context.Context, server *vaulttest.Server) (*session, error) {
 	user, entity, err := server.NewUser(ctx, "billing", vaulttest.Policy("tokens/creds/*", "update"))
 	if err != nil {
 		return nil, err
@@ -119,8 +122,11 @@ func act(ctx context.Context, server *vaulttest.Server) ([]*token, error) {
 	s.opaque()
 	s.capped()
 	s.deletedRole()
+	s.tracked()
+	s.endedRoles()
+	s.entityCutOff(server)
 	s.expiring()
-	return s.tokens, s.err
+	return s, s.err
 }
 
 const audience = "https://orders.example.com"
@@ -142,7 +148,7 @@ func (s *session) defaultKey() {
 	s.revokeByLease(s.issue("jwt of the issuer before, revoked", "access", nil))
 	s.write("tokens/config", object{
 		"issuer": "https://vault.example.com/v1/tokens", "allowed_scopes": "orders:*,users:*,admin",
-		"max_ttl": "720h", "status_list_ttl": "10s", "status_list_lifetime": "90m",
+		"allowed_audiences": "https://*.example.com", "max_ttl": "720h", "status_list_ttl": "10s", "status_list_lifetime": "90m",
 	})
 	s.issue("jwt of a retired version", "access", nil)
 	s.write("tokens/keys/default/rotate", object{"force": true})
@@ -167,12 +173,12 @@ func (s *session) defaultKey() {
 func (s *session) algorithms() {
 	for _, algorithm := range []string{"ES256", "ES384", "EdDSA", "Ed25519", "RS256", "PS256"} {
 		key, role := strings.ToLower(algorithm), "signed."+algorithm
-		s.write("tokens/keys/"+key, object{"algorithm": algorithm, "rotation_period": "720h", "allowed_roles": "signed.*"})
+		s.write("tokens/keys/"+key, object{"algorithm": algorithm, "rotation_period": "720h", "allowed_roles": "signed.*", "allowed_audiences": audience})
 		s.write("tokens/roles/"+role, object{"token_type": "jwt", "key": key, "audiences": audience, "not_before_leeway": 0})
 		s.issue("jwt signed with "+algorithm, role, nil)
 		s.revokeByLease(s.issue("jwt signed with "+algorithm+", revoked", role, nil))
 	}
-	s.write("tokens/keys/spare", object{"algorithm": "ES384", "allowed_roles": ""})
+	s.write("tokens/keys/spare", object{"algorithm": "ES384", "allowed_roles": "", "allowed_audiences": ""})
 }
 
 func (s *session) leakedKey() {
@@ -234,6 +240,73 @@ func (s *session) deletedRole() {
 	s.revokeByLease(s.issue("jwt of a role that is gone, revoked", "gone-jwt", nil))
 	s.call(s.root, "DELETE", "tokens/roles/gone", nil)
 	s.call(s.root, "DELETE", "tokens/roles/gone-jwt", nil)
+}
+
+// tracked issues JWTs that have a record.
+func (s *session) tracked() {
+	s.write("tokens/roles/tracked", object{"token_type": "jwt", "audiences": audience, "ttl": "3h", "track": true})
+	s.issue("jwt tracked", "tracked", nil)
+	s.revokeByID(s.issue("jwt tracked, revoked by id", "tracked", nil))
+	s.revokeByLease(s.issue("jwt tracked, revoked by its lease", "tracked", nil))
+	s.write("tokens/roles/tracked-job", object{"token_type": "jwt", "audiences": audience, "track": true, "generate_lease": false})
+	s.issue("jwt tracked, without a lease", "tracked-job", nil)
+}
+
+// endedRoles revokes all that a role of each kind has issued, and has it issue
+// again. The JWTs have a key of their own, and so a list: all that the role has
+// reserved there is revoked.
+func (s *session) endedRoles() {
+	s.write("tokens/keys/ended", object{"allowed_roles": "ended-*", "allowed_audiences": "https://orders.*"})
+	for name, body := range map[string]object{
+		"ended-api-key": {"token_type": "api_key", "ttl": "240h"},
+		"ended-bearer":  {"token_type": "bearer", "max_tokens": 3},
+		"ended-jwt":     {"token_type": "jwt", "key": "ended", "audiences": audience},
+		"ended-tracked": {"token_type": "jwt", "key": "ended", "audiences": audience, "track": true},
+	} {
+		s.write("tokens/roles/"+name, body)
+		s.issue("ended with its role", name, nil).State = ended
+		s.revokeByPossession(s.issue("revoked before its role ended", name, nil))
+		s.write("tokens/roles/"+name+"/revoke", nil)
+		s.issue("issued after its role ended", name, nil)
+	}
+}
+
+// entityCutOff revokes all that an entity has, by roles from which others have
+// tokens too, and waits until all records have been looked at.
+func (s *session) entityCutOff(server *vaulttest.Server) {
+	if s.err != nil {
+		return
+	}
+	login, entity, err := server.NewUser(s.ctx, "contractor", vaulttest.Policy("tokens/creds/*", "update"))
+	if err != nil {
+		s.err = err
+		return
+	}
+	contractor := server.Client(login)
+	s.issueTo(contractor, "api key of an entity that was cut off", "plain", nil).State = revoked
+	s.issueTo(contractor, "bearer without a lease of an entity that was cut off", "job", nil).State = revoked
+	s.issueTo(contractor, "jwt tracked, of an entity that was cut off", "tracked", nil).State = revoked
+	s.issueTo(contractor, "jwt of an entity that was cut off", "machine", nil).State = cutOff
+	s.write("tokens/entities/"+entity+"/revoke", nil)
+	s.entities = append(s.entities, entity)
+	s.await("the cut-off of an entity", func() bool {
+		return s.call(s.root, "GET", "tokens/entities/"+entity, nil).Data()["tidied"] == true
+	})
+	s.await("issue to an entity that was cut off", func() bool { // not within the same second
+		resp, err := contractor.Do(s.ctx, "POST", "tokens/creds/plain", nil)
+		return err == nil && resp.Status == http.StatusOK
+	})
+	s.issueTo(contractor, "api key issued after its entity was cut off", "plain", nil)
+	s.issueTo(contractor, "jwt issued after its entity was cut off", "machine", nil)
+}
+
+// await polls until something holds.
+func (s *session) await(about string, holds func() bool) {
+	if s.err != nil {
+		return
+	}
+	err := suite.Poll(s.ctx, 30*time.Second, func() (bool, error) { return s.err != nil || holds(), errors.New(about + ": not yet") })
+	s.err = errors.Join(s.err, err)
 }
 
 // expiring leaves what has expired and not been tidied away: without a lease,
