@@ -37,13 +37,13 @@ type state struct {
 }
 
 type oldToken struct {
-	About  string          `json:"about"`
-	Role   string          `json:"role"`
-	Token  string          `json:"token"`
-	State  string          `json:"state"` // live, revoked, expired, dropped with its key, ended with its role, or cut off with its entity
-	Lease  map[string]any  `json:"lease"` // internal data; nil without a lease
+	About string         `json:"about"`
+	Role  string         `json:"role"`
+	Token string         `json:"token"`
+	State string         `json:"state"` // live, revoked, expired, dropped with its key, ended with its role, or cut off with its entity
+	Lease map[string]any `json:"lease"` // internal data; nil without a lease
 	// Place is an opaque token's in the status lists. Early builds gave it none.
-	Place *oldPlace `json:"place"`
+	Place  *oldPlace       `json:"place"`
 	Answer json.RawMessage `json:"answer"`
 }
 
@@ -698,12 +698,22 @@ func (m *oldMount) checkTidyRemoves() {
 	for _, token := range m.state.Tokens {
 		m.expect(token.About, token.Token, false)
 	}
+	stays := []string{"config", "instance", "key", "keyuse", "role", "signed", "tidy"}
+	m.wantLeft(append(stays, "cutoff"))
+	m.clock.Advance(25 * time.Hour) // a pass notes until when a cut-off is needed, and one a day later removes it
+	m.tidy()
+	m.wantLeft(stays)
+}
+
+// wantLeft checks that nothing is stored outside some folders.
+func (m *oldMount) wantLeft(folders []string) {
+	m.t.Helper()
 	keys, err := logical.CollectKeys(context.Background(), m.storage)
 	if err != nil {
 		m.t.Fatal(err)
 	}
 	for _, key := range keys {
-		if folder, _, _ := strings.Cut(key, "/"); !slices.Contains([]string{"config", "instance", "key", "keyuse", "role", "signed", "tidy"}, folder) {
+		if folder, _, _ := strings.Cut(key, "/"); !slices.Contains(folders, folder) {
 			m.t.Errorf("%s is left", key)
 		}
 	}
