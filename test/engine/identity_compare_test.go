@@ -15,24 +15,24 @@ import (
 	"github.com/vault-tokens/vault-plugin-secrets-tokens/test/vaulttest"
 )
 
-// TestBesideIdentityTokens holds the table of docs/jwt.md, which compares the
+// TestBesideIdentityTokens holds the table of docs/verifying.md, which compares the
 // engine with the identity tokens that Vault has built in, against both.
 func TestBesideIdentityTokens(t *testing.T) {
 	const section = "Beside Vault's own identity tokens"
-	table, err := comparisonTable(suite.Read(t, "docs/jwt.md"), section)
+	table, err := comparisonTable(suite.Read(t, "docs/verifying.md"), section)
 	if err != nil {
 		t.Fatal(err)
 	}
 	c := newComparison(common(t, 2*time.Minute))
 	for _, feature := range slices.Sorted(maps.Keys(c.checks())) {
 		if _, there := table[feature]; !there {
-			t.Errorf("docs/jwt.md has no row %q", feature)
+			t.Errorf("docs/verifying.md has no row %q", feature)
 		}
 	}
 	for feature, says := range table {
 		check, ok := c.checks()[feature]
 		if !ok {
-			t.Errorf("the row %q of docs/jwt.md says yes or no, and nothing checks it", feature)
+			t.Errorf("the row %q of docs/verifying.md says yes or no, and nothing checks it", feature)
 			continue
 		}
 		t.Run(feature, func(t *testing.T) {
@@ -40,7 +40,7 @@ func TestBesideIdentityTokens(t *testing.T) {
 			c.session = c.sub(t)
 			ours, theirs := check(&c)
 			if says.ours != ours || says.theirs != theirs {
-				t.Errorf("docs/jwt.md says %+v, but it is %+v", says, claim{ours, theirs})
+				t.Errorf("docs/verifying.md says %+v, but it is %+v", says, claim{ours, theirs})
 			}
 		})
 	}
