@@ -41,6 +41,7 @@ type scenario struct {
 
 var scenarios = map[string]scenario{
 	"capped":       {"first issue after a restart of a role with n tokens under a cap", 100_000, capped},
+	"lists":        {"the status list of n bearer tokens, none, some and all of them revoked", 1 << 17, lists},
 	"roles":        {"n roles of JWTs with a token each", 10_000, rolesOfJWTs},
 	"roles-opaque": {"n roles of bearer tokens with a token each", 10_000, rolesOfBearers},
 	"tokens":       {"n live bearer tokens of one role", 1_000_000, tokens},
