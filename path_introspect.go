@@ -60,7 +60,7 @@ func introspectionFields() map[string]*framework.FieldSchema {
 		"jti":              field(framework.TypeString, "jwt: the same as token_id."),
 		"cnf":              field(framework.TypeMap, "Key that the bearer must prove to hold, if any: jkt (DPoP) or x5t#S256 (mTLS)."),
 		"metadata":         field(framework.TypeMap, "Metadata, if any."),
-		"status":           field(framework.TypeMap, "Where to see whether the token is still valid: status_list, with idx and uri. Absent as long as the mount has no issuer."),
+		"status":           field(framework.TypeMap, "Where to see whether the token is still valid: status_list, with idx and uri. Absent for an opaque token as long as the mount has no issuer, or no key default that can sign the list."),
 		"batch_results":    field(framework.TypeSlice, "The only field of the answer to batch_input: for each item, in its order, the fields above and below, or error; and reference, if given."),
 		"scope_failed":     field(framework.TypeBool, "The token lacks a required scope."),
 		"audience_failed":  field(framework.TypeBool, "The token is not for that audience."),

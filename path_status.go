@@ -15,21 +15,22 @@ func (b *tokensBackend) pathStatus() []*framework.Path {
 	return []*framework.Path{b.pathFigures(), {
 		Pattern: "status/(?P<list>.+)",
 		Fields: map[string]*framework.FieldSchema{
-			"list": field(framework.TypeString, "Id of the list, from a token's status claim."),
+			"list": field(framework.TypeString, "Id of the list, from a JWT's status claim or an introspection."),
 			"time": {Type: framework.TypeString, Query: true, Description: "Refused: there is the list of now only, and none of another time."},
 		},
 		Operations: map[logical.Operation]framework.OperationHandler{
 			logical.ReadOperation: &framework.PathOperation{
 				Callback:  b.pathStatusRead,
-				Summary:   "Read a signed list of revoked JWTs.",
+				Summary:   "Read a signed list of revoked tokens.",
 				Responses: publishes(http.StatusNotFound, http.StatusNotImplemented),
 			},
 		},
-		HelpSynopsis: "A Token Status List (draft-ietf-oauth-status-list): which JWTs are revoked.",
+		HelpSynopsis: "A Token Status List (draft-ietf-oauth-status-list): which tokens are revoked.",
 		HelpDescription: `
 Needs no Vault token. The body is a signed JWT (typ statuslist+jwt) that holds
-one bit for each token of a role; a token's status claim names its list and its
-bit. A revocation changes the list at once.`,
+one bit for each of its tokens. The status claim of a JWT names its list and its
+bit; for an API key or bearer token, introspection does. A revocation changes the
+list at once.`,
 	}}
 }
 

@@ -46,14 +46,15 @@ func (b *tokensBackend) pathTokens() []*framework.Path {
 				"expires_before": {Type: framework.TypeString, Query: true, Description: "List the tokens that expire before this time only (RFC 3339)."},
 			},
 			Operations: map[logical.Operation]framework.OperationHandler{
-				logical.ListOperation: forwarded(b.pathTokensList, "List opaque tokens, in pages.", finds(pageFields)),
+				logical.ListOperation: forwarded(b.pathTokensList, "List tokens that have a record, in pages.", finds(pageFields)),
 			},
-			HelpSynopsis: "List API keys and bearer tokens, in pages, and filtered.",
+			HelpSynopsis: "List tokens that have a record, in pages, and filtered.",
 			HelpDescription: `
 Lists the ids of live tokens, with details in key_info. A page looks at no more
 than 1000 records, whatever matches, so that it may be empty and yet not be the
 last: there is more while it has next, which the next page takes as after. The
-order is stable and means nothing. JWTs have no record and are not listed.`,
+order is stable and means nothing. API keys and bearer tokens have a record, and
+JWTs of roles with track; other JWTs are not listed.`,
 		},
 		{
 			Pattern: "tokens/(?P<id>.+)",
@@ -62,10 +63,11 @@ order is stable and means nothing. JWTs have no record and are not listed.`,
 				logical.ReadOperation:   forwarded(b.pathTokensRead, "Read what is known of a token; never the token itself.", finds(recordFields)),
 				logical.DeleteOperation: forwarded(b.pathTokensDelete, "Revoke a token by its id.", changes()),
 			},
-			HelpSynopsis: "Look up or revoke an API key or bearer token by its id.",
+			HelpSynopsis: "Look up or revoke a token that has a record by its id.",
 			HelpDescription: `
-The id is the 22 characters after the token's prefix. A JWT has no record here:
-revoke it by its lease, or with the token itself at revoke.`,
+The id is the 22 characters after an opaque token's prefix, and the jti of a JWT.
+A JWT has a record if its role tracks its tokens. Any other is revoked by its
+lease, or with the token itself at revoke.`,
 		},
 	}
 }
@@ -235,6 +237,6 @@ func (b *tokensBackend) pathTokensDelete(ctx context.Context, req *logical.Reque
 		return nil, nil
 	}
 	return &logical.Response{Warnings: []string{
-		"no token with a record has this id, so nothing was revoked; a JWT whose role does not track them is revoked by its lease, or by presenting it at revoke",
+		"no token that has a record has this id, so nothing was revoked; a JWT of a role without track is revoked by its lease, or by presenting it at revoke",
 	}}, nil
 }

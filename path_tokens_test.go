@@ -283,6 +283,6 @@ func TestDeleteOfABadRecord(t *testing.T) {
 	m.restart()
 	m.answers([]row{
 		{operation: logical.DeleteOperation, path: "tokens/" + id, warning: "could not be decoded"},
-		{operation: logical.DeleteOperation, path: "tokens/" + id, warning: "no token with a record"},
+		{operation: logical.DeleteOperation, path: "tokens/" + id, warning: "no token that has a record"},
 	})
 }
