@@ -9,21 +9,25 @@
 //
 // An application reads creds/<role>. path_creds.go asks Tokens.Issue
 // (backend/token/issue.go), which grants scopes, audience, metadata and TTL
-// within the role. An opaque token is generated at random, and its record
-// (backend/token/record.go) is stored, with a hash in place of the secret. A JWT
-// is signed by a key of backend/keyring and gets a bit in a list of
-// backend/statuslist; it has no record. The answer carries a lease, whose internal
-// data (secret_token.go) is all that renewing or revoking needs.
+// within the role. Whatever its type, the token gets a bit in a list of
+// backend/statuslist, where blocks of them are reserved ahead. An opaque token is
+// generated at random, and its record (backend/token/record.go) is stored, with a
+// hash in place of the secret. A JWT is signed by a key of backend/keyring; it has a
+// record only if its role tracks its tokens. The answer carries a lease, whose
+// internal data (secret_token.go) is all that renewing or revoking needs.
 //
 // An API server introspects it. path_introspect.go asks Tokens.Introspect,
-// which finds the record or verifies the signature (backend/token/find.go), and
-// runs the requested checks. response.go shapes the answer. Or the
-// server verifies a JWT by itself, with the key set (path_jwks.go) and the signed
-// status list (path_status.go); verify/format has the formats that both use.
+// which finds the record or verifies the signature (backend/token/find.go), looks
+// at the bit, and runs the requested checks. response.go shapes the answer, which
+// says where the bit is published. So the server need not ask again: it watches the
+// signed status list (path_status.go). A JWT it verifies without any question, with
+// the key set (path_jwks.go). verify/format has the formats that both use.
 //
 // Vault revokes the lease, or somebody revokes the token (path_revoke.go,
-// path_tokens.go): the record is deleted, or the JWT's bit set
-// (backend/token/revoke.go). Engine.Tidy (backend/tidy.go), which periodic in
+// path_tokens.go): its bit is set, then its record deleted, if it has one
+// (backend/token/revoke.go). All tokens of a role (path_roles.go) end by an entry for
+// each list, all of an entity (path_entities.go) by a cut-off (backend/cutoff); the
+// pass over all records (backend/token/tidy.go) then removes the records. Engine.Tidy (backend/tidy.go), which periodic in
 // backend.go calls each minute, rotates keys and step by step removes what expired
 // without a lease.
 //

@@ -54,7 +54,7 @@ var figures = []figure{
 	{"requests_failed", framework.TypeMap, "endpoint", "Requests answered with another 5xx.", func(s *snapshot) any { return s.failed }},
 	{"storage_errors", framework.TypeMap, "operation", "Operations of Vault's storage that failed.", func(s *snapshot) any { return s.storageErrors }},
 
-	{"records", framework.TypeInt64, "", "Records of API keys and bearer tokens that the last complete tidying pass left.", func(s *snapshot) any { return known(s.tokens.Complete.StartedAt, s.tokens.Complete.Records()) }},
+	{"records", framework.TypeInt64, "", "Records of tokens that the last complete tidying pass left.", func(s *snapshot) any { return known(s.tokens.Complete.StartedAt, s.tokens.Complete.Records()) }},
 	{"records_cached", framework.TypeInt64, "", "Records in memory.", func(s *snapshot) any { return s.tokens.Records }},
 	{"records_cached_bytes", framework.TypeInt64, "", "Size of the records in memory, as stored.", func(s *snapshot) any { return s.tokens.RecordBytes }},
 	{"jwts_cached", framework.TypeInt64, "", "JWTs in memory whose signature was verified.", func(s *snapshot) any { return s.tokens.JWTs }},

@@ -111,10 +111,11 @@ func (b *tokensBackend) pathKey() *framework.Path {
 			logical.UpdateOperation: write,
 			logical.DeleteOperation: forwarded(b.pathKeysDelete, "Delete a key that nothing uses.", responds(http.StatusNoContent, nil)),
 		},
-		HelpSynopsis: "A signing key of JWTs.",
+		HelpSynopsis: "A key that signs JWTs and status lists.",
 		HelpDescription: `
 The private half is made here and never leaves. A key can be deleted once no
-role names it and every token that it signed has expired. One that cannot be read
+role names it and every token that it signed has expired; default, which signs the
+status lists of opaque tokens, once these have expired too. One that cannot be read
 is replaced by a write with algorithm, allowed_roles and allowed_audiences, or
 deleted.`,
 	}

@@ -256,7 +256,7 @@ func TestDocumentsTellTheKindsOfEachRoleField(t *testing.T) {
 		"token_type": nil, "allowed_scopes": "a", "default_scopes": "a", "ttl": 60, "max_ttl": 3600, "audiences": "api",
 		"subject": "app", "claims": vaulttest.Fields{"a": 1}, "claims_template": `{"b":1}`, "key": "default", "not_before_leeway": 1,
 		"prefix": "abc", "max_tokens": 1, "bound_cidrs": "192.0.2.0/24", "metadata": vaulttest.Fields{"a": "b"}, "generate_lease": false,
-		"allowed_metadata": "a", "require_cnf": true,
+		"allowed_metadata": "a", "require_cnf": true, "track": true,
 	}
 	kinds := []string{"api_key", "bearer", "jwt"}
 	rows := roleFieldKinds(t)
