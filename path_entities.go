@@ -74,7 +74,7 @@ func (b *tokensBackend) pathEntitiesRevoke(ctx context.Context, req *logical.Req
 
 // untrackedWarning says what a cut-off does not do: "" if there is nothing.
 func untrackedWarning(u *backend.Untracked) string {
-	const offline = "JWTs that the entity has of them are refused by introspection, but no status list says so: an API server that verifies JWTs by itself accepts them until they expire, unless the key is dropped with keys/<name>/rotate-emergency"
+	const offline = "JWTs that the entity has of them are refused by introspection, but no status list says so: an API server that verifies JWTs by itself accepts them until they expire, unless all tokens of the role are revoked with roles/<name>/revoke"
 	switch {
 	case u.Count == 0 && u.More:
 		return "not all roles could be looked at for whether their tokens are tracked; of those that are not: " + offline
