@@ -11,6 +11,7 @@ import (
 	"io"
 	"maps"
 	"math/rand/v2"
+	"net/http"
 	"slices"
 	"strings"
 	"sync"
@@ -49,7 +50,7 @@ func TestModel(t *testing.T) {
 			continue
 		}
 		t.Run(fmt.Sprint("callers ", callers), func(t *testing.T) {
-			m := newModel(t, seed)
+			m := newModel(t, seed, callers == 1)
 			defer func() {
 				t.Logf("seed %d: %s", seed, m.figures())
 				if panics := strings.Count(m.log.String(), "panicked"); panics > 0 {
@@ -74,6 +75,7 @@ var modelRoles = map[string]struct {
 	tokenType, key string
 	cap            int
 	unleased       bool
+	tracked        bool
 }{
 	"key":      {tokenType: "api_key"},
 	"bearer":   {tokenType: "bearer"},
@@ -84,17 +86,21 @@ var modelRoles = map[string]struct {
 	"jwt-b":    {tokenType: "jwt", key: "a"},
 	"jwt-c":    {tokenType: "jwt", key: "c"},
 	"jwt-free": {tokenType: "jwt", key: "c", unleased: true},
+	"tracked":  {tokenType: "jwt", key: "c", tracked: true},
 }
 
 // model is what was acknowledged, and the mount that has to keep to it.
 type model struct {
 	t       *testing.T
 	storage *modelStorage
-	clock   *testClock
+	clock   *tickingClock
 	log     *lockedBuffer
 	system  *logical.StaticSystemView
 	random  io.Reader
 	seed    uint64
+	alone   bool // there is one caller, who waits for what is done in the background
+
+	background logical.Storage // of the work that nobody waits for
 
 	// world is held for reading by each step, and for writing by those that Vault
 	// does while nothing else is under way: restarts, and steps of the clock.
@@ -104,11 +110,12 @@ type model struct {
 	latest  time.Time // that the clock has been
 
 	mu       sync.Mutex
-	tokens   []*modelToken
-	places   map[string]string     // token id by list and index
-	copies   map[string]listCopy   // an older copy of each list
-	dropping map[string][2]int     // emergency rotations of a key, begun and ended
-	count    map[string]*modelStat // by step
+	tokens  []*modelToken
+	places  map[string]string     // token id by list and index
+	copies  map[string]listCopy   // an older copy of each list
+	ending  map[string][2]int     // of a key, role or entity: what ends its tokens, begun and ended
+	cutoffs map[string]*cutoffs   // by entity
+	count   map[string]*modelStat // by step
 }
 
 type modelStat struct{ done, failed int }
@@ -122,11 +129,12 @@ type listCopy struct {
 // modelToken is a token that was issued. What is not certain is not held against
 // the engine: an act that failed may have taken effect.
 type modelToken struct {
-	id, text, role, tokenType, key string
-	secret                         *logical.Secret // nil without a lease
-	list, kid                      string
-	index                          int
-	notBefore                      time.Time
+	id, text, role, tokenType, key, entity string
+	tracked                                bool
+	secret                                 *logical.Secret // nil without a lease
+	list, kid                              string
+	index                                  int
+	issued, notBefore                      time.Time
 
 	renewing sync.Mutex // one renewal at a time
 
@@ -135,27 +143,35 @@ type modelToken struct {
 	changing    bool      // is being renewed
 	attacked    bool      // somebody has begun to revoke it, or to drop its key
 	revoked     bool      // that was acknowledged
+	marked      bool      // and its list has to say so
+	cutOff      time.Time // what its entity was issued until then is revoked, as was acknowledged
 	unsigned    bool      // somebody has begun to drop its key, in an emergency
 	dropped     bool      // that was acknowledged
 	expired     bool      // the clock was past its expiry once
 	forgotten   bool      // and past the margin
 }
 
-func newModel(t *testing.T, seed uint64) *model {
+func newModel(t *testing.T, seed uint64, alone bool) *model {
 	m := &model{
 		t:        t,
-		clock:    &testClock{now: time.Now().UTC().Truncate(time.Second)},
+		alone:    alone,
+		clock:    &tickingClock{testClock{now: time.Now().UTC().Truncate(time.Second)}},
 		log:      &lockedBuffer{},
 		seed:     seed,
 		random:   &lockedReader{source: rand.NewChaCha8([32]byte{byte(seed), byte(seed >> 8), byte(seed >> 16), byte(seed >> 24), byte(seed >> 32)})},
 		system:   &logical.StaticSystemView{DefaultLeaseTTLVal: 24 * time.Hour, MaxLeaseTTLVal: 32 * 24 * time.Hour},
 		places:   map[string]string{},
 		copies:   map[string]listCopy{},
-		dropping: map[string][2]int{},
+		ending:   map[string][2]int{},
+		cutoffs:  map[string]*cutoffs{},
 		count:    map[string]*modelStat{},
 	}
 	m.latest = m.clock.Now()
 	m.storage = &modelStorage{seed: seed, times: map[string]int{}}
+	m.background = m.storage
+	if alone {
+		m.background = &m.storage.InmemStorage // when its faults come would differ between runs
+	}
 	m.restart(context.Background())
 	m.must(logical.UpdateOperation, "config", map[string]any{"issuer": testIssuer})
 	for _, key := range []string{"a", "c"} {
@@ -164,7 +180,7 @@ func newModel(t *testing.T, seed uint64) *model {
 	for name, r := range modelRoles {
 		settings := map[string]any{"token_type": r.tokenType, "generate_lease": !r.unleased}
 		if r.tokenType == "jwt" {
-			settings["key"], settings["audiences"] = r.key, []any{"https://api.example.com"}
+			settings["key"], settings["audiences"], settings["track"] = r.key, []any{"https://api.example.com"}, r.tracked
 		}
 		if r.cap > 0 {
 			settings["max_tokens"] = r.cap
@@ -176,6 +192,9 @@ func newModel(t *testing.T, seed uint64) *model {
 
 // restart gives the model a new backend on the same storage.
 func (m *model) restart(ctx context.Context) {
+	if m.backend != nil {
+		m.backend.Cleanup(context.Background())
+	}
 	b, err := newBackend(ctx, &logical.BackendConfig{
 		Logger:      hclog.New(&hclog.LoggerOptions{Output: m.log, Level: hclog.Error}),
 		System:      m.system,
@@ -185,9 +204,18 @@ func (m *model) restart(ctx context.Context) {
 		m.t.Fatal(err)
 	}
 	b.engine = backend.NewEngine(b.System(), m.clock.Now, m.random) // so that ids repeat
+	b.engine.Storage = m.background
 	m.backend = b
 	m.started++
 	b.Initialize(ctx, &logical.InitializationRequest{Storage: m.storage}) // which may fail
+}
+
+// tickingClock never says the same time twice, as little as passes by itself.
+type tickingClock struct{ testClock }
+
+func (c *tickingClock) Now() time.Time {
+	c.Advance(time.Nanosecond)
+	return c.testClock.Now()
 }
 
 // lockedReader makes repeatable bytes.
@@ -250,7 +278,7 @@ func (s *modelStorage) fault(ctx context.Context, op storetest.Op, key string) (
 			s.faults["caller gone"]++
 			cancel()
 		}
-	case what < 120 && (op == storetest.Put || op == storetest.Delete) && slices.ContainsFunc([]string{"list/", "cap/", "instance/", "tidy/", "seen/"}, func(p string) bool { return strings.HasPrefix(key, p) }):
+	case what < 120 && (op == storetest.Put || op == storetest.Delete) && slices.ContainsFunc([]string{"list/", "revoked/", "cap/", "cutoff/", "instance/", "tidy/", "seen/"}, func(p string) bool { return strings.HasPrefix(key, p) }):
 		s.faults["came late"]++
 		return false, false, true
 	}
@@ -264,6 +292,9 @@ func stable(key string) string {
 	case "revoked":
 		list, _, _ := strings.Cut(rest, "/")
 		return folder + "/" + list
+	case "cutoff":
+		owner, _, _ := strings.Cut(rest, ".")
+		return folder + "/" + owner
 	case "cap":
 		role, slot, _ := strings.Cut(rest, "/")
 		_, id, _ := strings.Cut(slot, "-")
@@ -338,8 +369,13 @@ func (m *model) must(operation logical.Operation, path string, data map[string]a
 
 // do sends a request; a refusal is an error.
 func (m *model) do(ctx context.Context, operation logical.Operation, path string, data map[string]any, secret *logical.Secret) (*logical.Response, error) {
+	return m.doAs(ctx, "", operation, path, data, secret)
+}
+
+// doAs is do for an entity.
+func (m *model) doAs(ctx context.Context, entity string, operation logical.Operation, path string, data map[string]any, secret *logical.Secret) (*logical.Response, error) {
 	resp, err := m.backend.HandleRequest(ctx, &logical.Request{
-		Operation: operation, Path: path, Data: data, Secret: secret, Storage: m.storage, DisplayName: "model",
+		Operation: operation, Path: path, Data: data, Secret: secret, Storage: m.storage, EntityID: entity, DisplayName: "model",
 	})
 	if err == nil && resp.IsError() {
 		err = resp.Error()
@@ -388,7 +424,14 @@ func (c *caller) step() {
 		{weight: 30, name: "revoke by id", do: c.revokeByID},
 		{weight: 50, name: "revoke by possession", do: c.revokePossessed},
 		{weight: 60, name: "status list", do: c.fetchList},
+		{weight: 60, name: "introspect a batch", do: c.introspectBatch},
+		{weight: 30, name: "read by id", do: c.readByID},
 		{weight: 10, name: "list tokens", do: c.listTokens, many: true},
+		{weight: 3, name: "revoke a role", do: c.endRole, many: true},
+		{weight: 2, name: "revoke an entity", do: c.endEntity},
+		{weight: 10, name: "read an entity", do: c.readEntity},
+		{weight: 4, name: "tidy in the background", do: c.startTidy},
+		{weight: 3, name: "cancel tidying", do: c.cancelTidy},
 		{weight: 25, name: "tidy", do: c.tidy, many: true},
 		{weight: 30, name: "invalidate", do: c.invalidate},
 		{weight: 6, name: "rotate", do: c.rotate},
@@ -458,23 +501,24 @@ func (c *caller) pick(fits func(*modelToken) bool) *modelToken {
 }
 
 func (c *caller) issue(ctx context.Context) error {
-	names := []string{"key", "bearer", "few", "some", "unleased", "jwt-a", "jwt-b", "jwt-c", "jwt-free"}
+	names := slices.Sorted(maps.Keys(modelRoles))
 	name := names[c.random.IntN(len(names))]
-	r := modelRoles[name]
+	r, entity := modelRoles[name], modelEntities[c.random.IntN(len(modelEntities))]
 	c.mu.Lock()
-	dropping := c.dropping[r.key]
+	before := c.endings(r.key, name, entity)
 	c.mu.Unlock()
 	data := map[string]any{}
 	if c.random.IntN(3) == 0 {
 		data["ttl"] = 1 + c.random.IntN(600)
 	}
-	resp, err := c.do(ctx, logical.UpdateOperation, "creds/"+name, data, nil)
+	resp, err := c.doAs(ctx, entity, logical.UpdateOperation, "creds/"+name, data, nil)
 	if err != nil {
 		return err
 	}
 	token := &modelToken{
 		id: resp.Data["token_id"].(string), text: resp.Data["token"].(string),
-		role: name, tokenType: r.tokenType, key: r.key, secret: resp.Secret,
+		role: name, tokenType: r.tokenType, key: r.key, tracked: r.tracked, entity: entity, secret: resp.Secret,
+		issued: c.clock.Now().Truncate(time.Second),
 	}
 	expires, err := time.Parse(time.RFC3339, resp.Data["expires_at"].(string))
 	if err != nil {
@@ -486,12 +530,17 @@ func (c *caller) issue(ctx context.Context) error {
 	}
 	if token.tokenType == "jwt" {
 		c.readClaims(token)
+	} else {
+		c.readPlace(token)
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if dropping[0] != dropping[1] || c.dropping[r.key] != dropping {
-		token.attacked, token.unsigned = true, true // signed before or after its key was dropped
+	for i, after := range c.endings(r.key, name, entity) {
+		if before[i] != after || after[0] != after[1] { // issued before or after the end
+			token.attacked, token.unsigned = true, token.unsigned || i == 0
+		}
 	}
+	c.checkCutOff(token)
 	c.add(token)
 	if r.cap > 0 {
 		live := 0
@@ -510,7 +559,7 @@ func (c *caller) issue(ctx context.Context) error {
 // add takes a token into the model, in place of one that has expired, or any; c.mu
 // is held. Those of capped roles stay while they count.
 func (c *caller) add(token *modelToken) {
-	if token.tokenType == "jwt" {
+	if token.list != "" {
 		place := fmt.Sprint(token.list, "/", token.index)
 		if other, twice := c.places[place]; twice {
 			c.t.Errorf("%s was given out to %s and %s", place, other, token.id)
@@ -570,7 +619,7 @@ func (c *caller) expect(token *modelToken) expectation {
 	now := c.clock.Now()
 	lost := token.forgotten || token.tokenType == "jwt" && token.expired // its key may be gone
 	switch {
-	case token.dropped, token.revoked && !(token.forgotten && token.tokenType == "jwt"):
+	case token.dropped, (token.revoked || !token.cutOff.IsZero()) && !(token.forgotten && token.tokenType == "jwt"):
 		return inactive
 	case !now.Before(token.late) && !token.changing:
 		return inactive
@@ -600,13 +649,7 @@ func (c *caller) introspectToken(ctx context.Context, token *modelToken) error {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	isActive := resp.Data["active"].(bool)
-	switch {
-	case isActive && before == inactive:
-		c.t.Errorf("active: %s", c.describe(token))
-	case !isActive && before == active && c.expect(token) == active:
-		c.t.Errorf("inactive: %s", c.describe(token))
-	}
+	c.hold(token, before, resp.Data["active"].(bool), "introspected")
 	// Whether a renewal that failed has taken effect.
 	if exp, ok := resp.Data["exp"].(int64); ok && !token.changing && token.early.Equal(early) && token.late.Equal(late) {
 		token.early, token.late = time.Unix(exp, 0), time.Unix(exp, 0)
@@ -614,10 +657,21 @@ func (c *caller) introspectToken(ctx context.Context, token *modelToken) error {
 	return nil
 }
 
+// hold holds what is said of a token against what was certain before, and is still;
+// c.mu is held.
+func (c *caller) hold(token *modelToken, before expectation, isActive bool, how string) {
+	switch {
+	case isActive && before == inactive:
+		c.t.Errorf("%s, active: %s", how, c.describe(token))
+	case !isActive && before == active && c.expect(token) == active:
+		c.t.Errorf("%s, inactive: %s", how, c.describe(token))
+	}
+}
+
 func (c *caller) describe(token *modelToken) string {
-	return fmt.Sprintf("token %s of %s, list %s/%d: expires %s to %s, now %s, attacked %v, revoked %v, expired once %v, forgotten %v, backend %d",
-		token.id, token.role, token.list, token.index, token.early.Format(time.RFC3339), token.late.Format(time.RFC3339), c.clock.Now().Format(time.RFC3339),
-		token.attacked, token.revoked, token.expired, token.forgotten, c.started)
+	return fmt.Sprintf("token %s of %s and %s, list %s/%d: issued %s, expires %s to %s, now %s, attacked %v, revoked %v, marked %v, cut off %s, expired once %v, forgotten %v, backend %d",
+		token.id, token.role, token.entity, token.list, token.index, token.issued.Format(time.RFC3339), token.early.Format(time.RFC3339), token.late.Format(time.RFC3339), c.clock.Now().Format(time.RFC3339),
+		token.attacked, token.revoked, token.marked, token.cutOff.Format(time.RFC3339), token.expired, token.forgotten, c.started)
 }
 
 func (c *caller) renew(ctx context.Context) error {
@@ -629,7 +683,7 @@ func (c *caller) renew(ctx context.Context) error {
 	defer token.renewing.Unlock()
 	c.mu.Lock()
 	token.changing = true
-	revoked, expired := token.revoked, !c.clock.Now().Before(token.late)
+	revoked, expired := token.revoked || !token.cutOff.IsZero(), !c.clock.Now().Before(token.late)
 	c.mu.Unlock()
 	secret := *token.secret
 	secret.Increment = time.Duration(c.random.IntN(7200)) * time.Second
@@ -663,11 +717,27 @@ func (c *caller) attack(token *modelToken) (untouched bool) {
 	return untouched
 }
 
+// acknowledge notes that a token was revoked, of all that its id or its lease leads
+// to. A JWT that has just expired then needs nothing, as it is its lease's own end.
 func (c *caller) acknowledge(token *modelToken) {
+	past := c.clock.Now().Sub(token.late)
+	if token.tokenType == "jwt" && past >= 0 && past < leaseEnd {
+		return
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	token.revoked = true
+	token.mark()
 }
+
+// mark notes that the list of a token has to say that it is revoked: of one with a
+// record, if it was live. The model's lock is held.
+func (t *modelToken) mark() {
+	t.marked = t.marked || !t.expired || t.tokenType == "jwt" && !t.tracked
+}
+
+// recorded reports whether the token has a record.
+func (t *modelToken) recorded() bool { return t.tokenType != "jwt" || t.tracked }
 
 func (c *caller) revokeByLease(ctx context.Context) error {
 	token := c.pick(func(t *modelToken) bool { return t.secret != nil })
@@ -676,15 +746,14 @@ func (c *caller) revokeByLease(ctx context.Context) error {
 	}
 	c.attack(token)
 	_, err := c.do(ctx, logical.RevokeOperation, "", nil, token.secret)
-	past := c.clock.Now().Sub(token.late)
-	if err == nil && !(token.tokenType == "jwt" && past >= 0 && past < leaseEnd) { // else it is the lease's own end
+	if err == nil {
 		c.acknowledge(token)
 	}
 	return err
 }
 
 func (c *caller) revokeByID(ctx context.Context) error {
-	token := c.pick(func(t *modelToken) bool { return t.tokenType != "jwt" })
+	token := c.pick((*modelToken).recorded)
 	if token == nil {
 		return nil
 	}
@@ -693,10 +762,13 @@ func (c *caller) revokeByID(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if resp != nil && len(resp.Warnings) > 0 && untouched {
+	nothing := resp != nil && len(resp.Warnings) > 0
+	if nothing && untouched {
 		c.t.Errorf("nothing was revoked of %s", c.describe(token))
 	}
-	c.acknowledge(token)
+	if !nothing || !token.tracked { // without a record there is no opaque token
+		c.acknowledge(token)
+	}
 	return nil
 }
 
@@ -706,9 +778,13 @@ func (c *caller) revokePossessed(ctx context.Context) error {
 		return nil
 	}
 	c.attack(token)
-	_, err := c.do(ctx, logical.UpdateOperation, "revoke", map[string]any{"token": token.text}, nil)
+	path := []string{"revoke", "oauth2/revoke"}[c.random.IntN(2)]
+	resp, err := c.do(ctx, logical.UpdateOperation, path, map[string]any{"token": token.text}, nil)
 	if err != nil {
 		return err
+	}
+	if path == "oauth2/revoke" && resp.Data[logical.HTTPStatusCode] != http.StatusOK {
+		return fmt.Errorf("%s is answered with %v", path, resp.Data[logical.HTTPStatusCode])
 	}
 	signed := true
 	if token.tokenType == "jwt" {
@@ -719,6 +795,7 @@ func (c *caller) revokePossessed(ctx context.Context) error {
 	defer c.mu.Unlock()
 	if signed && !token.unsigned {
 		token.revoked = true
+		token.mark()
 	} else {
 		token.dropped = true // with its key, and its list need not say so
 	}
@@ -726,7 +803,7 @@ func (c *caller) revokePossessed(ctx context.Context) error {
 }
 
 func (c *caller) fetchList(ctx context.Context) error {
-	token := c.pick(func(t *modelToken) bool { return t.tokenType == "jwt" })
+	token := c.pick(func(t *modelToken) bool { return t.list != "" })
 	if token == nil {
 		return nil
 	}
@@ -741,9 +818,11 @@ func (c *caller) fetch(ctx context.Context, id string) error {
 		if token.list != id {
 			continue
 		}
-		switch expected := c.expect(token); {
-		case expected == active, token.revoked && !token.forgotten:
-			before[token] = expected
+		switch {
+		case c.expect(token) == active:
+			before[token] = active
+		case token.marked && !token.forgotten:
+			before[token] = inactive
 		}
 	}
 	c.mu.Unlock()
@@ -805,40 +884,6 @@ func decodePayload(jws string) ([]byte, error) {
 	return base64.RawURLEncoding.DecodeString(parts[1])
 }
 
-func (c *caller) listTokens(ctx context.Context) error {
-	c.mu.Lock()
-	want := map[string]*modelToken{}
-	for _, token := range c.tokens {
-		if token.tokenType != "jwt" && c.expect(token) == active {
-			want[token.id] = token
-		}
-	}
-	c.mu.Unlock()
-	limit := 50 + c.random.IntN(900)
-	for after := ""; ; {
-		resp, err := c.do(ctx, logical.ListOperation, "tokens/", map[string]any{"after": after, "limit": limit}, nil)
-		if err != nil {
-			return err
-		}
-		ids, _ := resp.Data["keys"].([]string)
-		for _, id := range ids {
-			delete(want, id)
-		}
-		var more bool
-		if after, more = resp.Data["next"].(string); !more {
-			break
-		}
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for _, token := range want {
-		if c.expect(token) == active {
-			c.t.Errorf("not listed: %s", c.describe(token))
-		}
-	}
-	return nil
-}
-
 func (c *caller) tidy(ctx context.Context) error {
 	_, err := c.do(ctx, logical.RollbackOperation, "", nil, nil)
 	return err
@@ -859,34 +904,21 @@ func (c *caller) invalidate(ctx context.Context) error {
 }
 
 func (c *caller) rotate(ctx context.Context) error {
-	_, err := c.do(ctx, logical.UpdateOperation, "keys/"+[]string{"a", "c"}[c.random.IntN(2)]+"/rotate", map[string]any{"force": true}, nil)
+	_, err := c.do(ctx, logical.UpdateOperation, "keys/"+[]string{"a", "c", "default"}[c.random.IntN(3)]+"/rotate", map[string]any{"force": true}, nil)
 	return err
 }
 
 func (c *caller) emergency(ctx context.Context) error {
-	key := []string{"a", "c"}[c.random.IntN(2)]
-	c.mu.Lock()
-	dropping := c.dropping[key]
-	c.dropping[key] = [2]int{dropping[0] + 1, dropping[1]}
-	var gone []*modelToken
-	for _, token := range c.tokens {
-		if token.key == key {
-			token.attacked, token.unsigned = true, true
-			gone = append(gone, token)
-		}
-	}
-	c.mu.Unlock()
-	_, err := c.do(ctx, logical.UpdateOperation, "keys/"+key+"/rotate-emergency", nil, nil)
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	dropping = c.dropping[key]
-	c.dropping[key] = [2]int{dropping[0], dropping[1] + 1} // what was signed meanwhile may be gone as well
-	if err == nil {
+	key := []string{"a", "c", "default"}[c.random.IntN(3)] // default signs lists only
+	return c.end("key "+key, func(t *modelToken) bool { return t.key == key }, func(gone []*modelToken) error {
+		c.mu.Lock()
 		for _, token := range gone {
-			token.dropped = true
+			token.unsigned = true
 		}
-	}
-	return err
+		c.mu.Unlock()
+		_, err := c.do(ctx, logical.UpdateOperation, "keys/"+key+"/rotate-emergency", nil, nil)
+		return err
+	}, func(token *modelToken) { token.dropped = true })
 }
 
 func (c *caller) writeRole(ctx context.Context) error {
@@ -948,6 +980,11 @@ func (c *caller) checkAll(context.Context) error {
 					lists[token.list] = true
 				}
 			}
+			for _, entity := range modelEntities {
+				if err := c.readCutOff(context.Background(), entity); err != nil {
+					c.t.Errorf("on a storage that works: %v", err)
+				}
+			}
 			for list := range lists {
 				if err := c.fetch(context.Background(), list); err != nil {
 					c.t.Errorf("on a storage that works: %v", err)
@@ -974,29 +1011,36 @@ func (m *model) settle() {
 		}
 	}
 	for name, r := range modelRoles {
-		if r.cap == 0 {
-			continue
-		}
-		live := 0
-		ids, _ := m.must(logical.ListOperation, "tokens/", map[string]any{"limit": 1000}).Data["keys"].([]string) // missing if there are none
-		for _, id := range ids {
-			if resp := m.must(logical.ReadOperation, "tokens/"+id, nil); resp != nil && resp.Data["role"] == name {
-				live++
+		if r.cap > 0 {
+			live, err := c.list(context.Background(), map[string]any{"role": name})
+			if err != nil {
+				m.t.Fatal(err)
 			}
-		}
-		issued := 0
-		for ; issued <= r.cap; issued++ {
-			if _, err := m.do(context.Background(), logical.ReadOperation, "creds/"+name, nil, nil); err != nil {
-				break
+			m.useCap(name, r.cap, len(live))
+			if err := c.endRoleNamed(context.Background(), name); err != nil {
+				m.t.Error(err)
 			}
-		}
-		if issued+live != r.cap {
-			m.t.Errorf("%d tokens of %s live, and %d could be issued, of %d", live, name, issued, r.cap)
+			m.useCap(name, r.cap, 0)
 		}
 	}
+	c.endEntities()
 	c.checkAll(context.Background())
 	if len(m.tokens) == 0 {
 		m.t.Error("the test shows nothing")
+	}
+}
+
+// useCap issues tokens of a role until that is refused: no more than its cap allows,
+// with those that live, and no fewer.
+func (m *model) useCap(role string, most, live int) {
+	issued := 0
+	for ; issued <= most; issued++ {
+		if _, err := m.do(context.Background(), logical.ReadOperation, "creds/"+role, nil, nil); err != nil {
+			break
+		}
+	}
+	if issued+live != most {
+		m.t.Errorf("%d tokens of %s live, and %d could be issued, of %d", live, role, issued, most)
 	}
 }
 
