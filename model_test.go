@@ -109,7 +109,7 @@ type model struct {
 	started int       // backends so far
 	latest  time.Time // that the clock has been
 
-	mu       sync.Mutex
+	mu      sync.Mutex
 	tokens  []*modelToken
 	places  map[string]string     // token id by list and index
 	copies  map[string]listCopy   // an older copy of each list
@@ -153,18 +153,18 @@ type modelToken struct {
 
 func newModel(t *testing.T, seed uint64, alone bool) *model {
 	m := &model{
-		t:        t,
-		alone:    alone,
-		clock:    &tickingClock{testClock{now: time.Now().UTC().Truncate(time.Second)}},
-		log:      &lockedBuffer{},
-		seed:     seed,
-		random:   &lockedReader{source: rand.NewChaCha8([32]byte{byte(seed), byte(seed >> 8), byte(seed >> 16), byte(seed >> 24), byte(seed >> 32)})},
-		system:   &logical.StaticSystemView{DefaultLeaseTTLVal: 24 * time.Hour, MaxLeaseTTLVal: 32 * 24 * time.Hour},
-		places:   map[string]string{},
-		copies:   map[string]listCopy{},
-		ending:   map[string][2]int{},
-		cutoffs:  map[string]*cutoffs{},
-		count:    map[string]*modelStat{},
+		t:       t,
+		alone:   alone,
+		clock:   &tickingClock{testClock{now: time.Now().UTC().Truncate(time.Second)}},
+		log:     &lockedBuffer{},
+		seed:    seed,
+		random:  &lockedReader{source: rand.NewChaCha8([32]byte{byte(seed), byte(seed >> 8), byte(seed >> 16), byte(seed >> 24), byte(seed >> 32)})},
+		system:  &logical.StaticSystemView{DefaultLeaseTTLVal: 24 * time.Hour, MaxLeaseTTLVal: 32 * 24 * time.Hour},
+		places:  map[string]string{},
+		copies:  map[string]listCopy{},
+		ending:  map[string][2]int{},
+		cutoffs: map[string]*cutoffs{},
+		count:   map[string]*modelStat{},
 	}
 	m.latest = m.clock.Now()
 	m.storage = &modelStorage{seed: seed, times: map[string]int{}}
