@@ -6,6 +6,7 @@ path "tokens/config" {
 path "tokens/roles" {
   capabilities = ["list"]
 }
+# Includes roles/<name>/revoke, which ends all tokens of a role.
 path "tokens/roles/*" {
   capabilities = ["create", "read", "update", "patch", "delete", "list"]
 }
