@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"regexp"
 	"slices"
 	"strings"
@@ -157,12 +158,18 @@ func normalJSON(value any) any {
 			v[i] = normalJSON(v[i])
 		}
 	case map[string]any:
-		for name := range v {
-			v[name] = normalJSON(v[name])
+		named := make(map[string]any, len(v))
+		for _, name := range slices.Sorted(maps.Keys(v)) {
+			key := normal(name) // of key_info, ids are the names
+			for named[key] != nil {
+				key += ", <another>"
+			}
+			named[key] = normalJSON(v[name])
 			if name == "idx" { // of a status list; drawn at random
-				v[name] = "<index>"
+				named[key] = "<index>"
 			}
 		}
+		return named
 	}
 	return value
 }

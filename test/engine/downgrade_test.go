@@ -3,7 +3,6 @@ package engine
 import (
 	"encoding/json"
 	"net/http"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -20,9 +19,7 @@ const olderBuild = "8ae5c07"
 // An older build does not ignore what it does not know of: it refuses the entries, and
 // nothing else. The newer one then finds all as it left it.
 func TestDowngradeDropsNoRestriction(t *testing.T) {
-	if err := exec.Command("git", "-C", suite.Repository(), "cat-file", "-e", olderBuild+"^{commit}").Run(); err != nil {
-		t.Skipf("commit %s, of which the build is needed, is not in this clone: fetch the whole history", olderBuild)
-	}
+	suite.Commit(t, olderBuild)
 	s := own(t, 3*time.Minute, vaulttest.Options{Audit: true})
 	older, _, err := vaulttest.BuildRevision(s.Ctx, t.TempDir(), olderBuild)
 	if err != nil {

@@ -24,10 +24,23 @@ const (
 // so: $SKIPPED_LOG, if set, is a file that gains a line.
 func (s Skip) Check(t *testing.T) {
 	t.Helper()
-	if os.Getenv(string(s)) == "" {
-		return
+	if os.Getenv(string(s)) != "" {
+		skip(t, string(s), fmt.Sprintf("%s is set", s))
 	}
-	what := fmt.Sprintf("%s (%s)", t.Name(), s)
+}
+
+// Commit skips the test if a commit of this repository is not in the clone, such as a
+// shallow one, and has the end of the run say so, as Check does.
+func Commit(t *testing.T, commit string) {
+	t.Helper()
+	if exec.Command("git", "-C", Repository(), "cat-file", "-e", commit+"^{commit}").Run() != nil {
+		skip(t, "no commit "+commit, fmt.Sprintf("commit %s is not in this clone: fetch the whole history", commit))
+	}
+}
+
+func skip(t *testing.T, short, why string) {
+	t.Helper()
+	what := fmt.Sprintf("%s (%s)", t.Name(), short)
 	running.mu.Lock()
 	defer running.mu.Unlock()
 	running.skipped = append(running.skipped, what)
@@ -36,7 +49,7 @@ func (s Skip) Check(t *testing.T) {
 			t.Fatalf("SKIPPED_LOG: %v", err)
 		}
 	}
-	t.Skipf("%s is set", s)
+	t.Skip(why)
 }
 
 func appendLine(file, line string) error {
