@@ -126,11 +126,9 @@ func list(caller string, engines []engine, oidc, service func() []byte) []operat
 	introspect("api_key")
 	introspect("bearer")
 	add(operation{name: oidcIntrospect, method: "POST", path: "identity/oidc/introspect", token: caller, body: oidc, want: http.StatusOK})
-	each(func(e engine) operation {
-		return operation{
-			name: fmt.Sprintf("introspect %d bearer at once", batchSize), method: "POST", path: e.path + "/introspect", token: caller, body: e.batch, want: http.StatusOK,
-			tokens: batchSize, peers: map[string]goal{"introspect bearer": 20},
-		}
+	add(operation{ // which another build may not know
+		name: fmt.Sprintf("introspect %d bearer at once", batchSize), method: "POST", path: engines[0].path + "/introspect", token: caller, body: engines[0].batch, want: http.StatusOK,
+		tokens: batchSize, peers: map[string]goal{"introspect bearer": 20},
 	})
 	introspect("jwt")
 	add(operation{name: tokenLookup, method: "POST", path: "auth/token/lookup", token: caller, body: service, want: http.StatusOK})
