@@ -24,7 +24,7 @@ PKG := ./...
 .PHONY: test
 test: ## Run all tests, with what they need; PKG=./tokenwatch: that package of test/
 	@scripts/test-tools.sh
-	@set -e; for module in $(if $(filter ./...,$(PKG)),$(filter-out test,$(MODULES))); do echo "vet, test: $$module"; (cd $$module && go vet ./... && go test -race ./...); done
+	@set -e; for module in $(if $(filter ./...,$(PKG)),$(filter-out test,$(MODULES))); do echo "vet, test: $$module"; (cd $$module && go vet ./... && go test -race -timeout 20m ./...); done
 	@cd test && go vet $(PKG)
 	@scripts/test-servers.sh $(PKG)
 

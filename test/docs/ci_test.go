@@ -54,7 +54,7 @@ func checkMakeTest(t *testing.T) {
 		t.Fatalf("make -n test: %v", err)
 	}
 	commands := string(out)
-	for _, want := range []string{"scripts/test-tools.sh\n", "go test -race ./...", "scripts/test-servers.sh ./...\n"} {
+	for _, want := range []string{"scripts/test-tools.sh\n", "go test -race -timeout 20m ./...", "scripts/test-servers.sh ./...\n"} {
 		if !strings.Contains(commands, want) {
 			t.Errorf("make test does not run %q:\n%s", want, commands)
 		}
