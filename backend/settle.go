@@ -39,7 +39,7 @@ func (s *settler) prepare(ctx context.Context, storage logical.Storage) error {
 func (s *settler) isPrepared() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.prepared != nil
+	return s.prepared != nil || s.settling != nil // which the pass under way does
 }
 
 // Begin implements token.Visitor.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"iter"
-	"slices"
 	"strings"
 	"time"
 
@@ -110,18 +109,13 @@ func (t *Tokens) idsAfter(ctx context.Context, storage logical.Storage, after st
 			first = strings.Index(shards, shardOf(after))
 		}
 		for i := first; i < len(shards); i++ {
-			ids, err := t.records.List(ctx, storage, shards[i:i+1]+"/")
+			if i > first {
+				after = ""
+			}
+			ids, err := t.records.shardAfter(ctx, storage, i, after)
 			if err != nil {
 				yield("", err)
 				return
-			}
-			slices.Sort(ids)
-			if i == first && after != "" {
-				from, found := slices.BinarySearch(ids, after)
-				if found {
-					from++
-				}
-				ids = ids[from:]
 			}
 			for _, id := range ids {
 				if !yield(id, nil) {

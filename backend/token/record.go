@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"crypto/subtle"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/hashicorp/vault/sdk/logical"
@@ -101,6 +102,21 @@ func newRecords(clock func() time.Time, maxAge func() time.Duration, dead func(c
 		}),
 		caps: newCaps(clock, dead),
 	}
+}
+
+// shardAfter returns the ids of one shard that come after the given one ("" for
+// all), sorted.
+func (r *records) shardAfter(ctx context.Context, storage logical.Storage, shard int, after string) ([]string, error) {
+	ids, err := r.List(ctx, storage, shards[shard:shard+1]+"/")
+	if err != nil {
+		return nil, err
+	}
+	slices.Sort(ids)
+	from, found := slices.BinarySearch(ids, after)
+	if found {
+		from++
+	}
+	return ids[from:], nil
 }
 
 // invalidate drops what is cached of a storage key that changed elsewhere.

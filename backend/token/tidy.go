@@ -135,17 +135,12 @@ func rest(ctx context.Context, d time.Duration) {
 
 func (r *tidyRun) records(ctx context.Context) {
 	for r.pass.Shard < len(shards) && !r.stop(ctx) {
-		ids, err := r.tokens.records.List(ctx, r.storage, shards[r.pass.Shard:r.pass.Shard+1]+"/")
+		ids, err := r.tokens.records.shardAfter(ctx, r.storage, r.pass.Shard, r.pass.After)
 		if err != nil {
 			r.stalled = !r.failUnlessOver(ctx, err)
 			return
 		}
-		slices.Sort(ids)
-		from, found := slices.BinarySearch(ids, r.pass.After)
-		if found {
-			from++
-		}
-		for _, id := range ids[from:] {
+		for _, id := range ids {
 			if r.stop(ctx) {
 				return
 			}
